@@ -23,7 +23,7 @@ class Codec(Generic[C]):
     """The data adapter: annotation <-> tensors. Runs in data workers; no weights, no device; picklable.
 
     Class attributes (an author sets what differs from the default):
-        Target: a pydantic model that validates the head's own fields of a target (``extra="forbid"`` is the author's choice), or None.
+        schema: a pydantic model that validates the head's own fields of a target (``extra="forbid"`` is the author's choice), or None.
         terms: names of the loss terms, the same that `Head.loss` returns.
         ragged: names of tensors (in `encode` or `inputs`) whose first dimension varies; core pads them with zeros to the longest and adds a
             bool tensor ``<name>_valid`` of shape (N or K, longest).
@@ -31,7 +31,7 @@ class Codec(Generic[C]):
         absent: what the assistant says where a target has nothing to answer (`encode` returned no query).
     """
 
-    Target: ClassVar[type[BaseModel] | None] = None
+    schema: ClassVar[type[BaseModel] | None] = None
     ragged: ClassVar[frozenset[str]] = frozenset()
     needs_features: ClassVar[bool] = True
     absent: ClassVar[str] = "It is not there."
@@ -49,15 +49,15 @@ class Codec(Generic[C]):
         """Raise `ValueError` (one sentence: found, expected, what to do) where the annotation does not fit the medium."""
 
     def inputs(self, clip: ClipView) -> Tensors:
-        """Return what the head itself reads of the medium (say, uint8 frames at its own size), without a batch dimension. Default: nothing."""
+        """Return what the head itself reads of the medium (say, uint8 frames at its own size), no batch dimension."""
         return {}
 
     def encode(self, target: Target, clip: ClipView) -> list[Tensors]:
-        """Return one dict of tensors per query (no batch dimension): k dicts give k token groups in a row, none is answered in words."""
+        """Return one dict of tensors per query (no batch dimension): k give k token groups in a row, none is answered in words."""
         raise NotImplementedError(f"{type(self).__name__}.encode")
 
     def counts(self, encoded: Tensors) -> dict[str, float]:
-        """Return how much each loss term counts for one query (boxes, annotated frames); the denominators are their sums. Default 1 each."""
+        """Return how much each loss term counts for one query (boxes, annotated frames); denominators are their sums. Default 1."""
         return dict.fromkeys(self.terms, 1.0)
 
     def encode_prompt(self, prompt: Target, clip: ClipView) -> Tensors:
@@ -69,7 +69,7 @@ class Codec(Generic[C]):
         raise ValueError(f"this head takes no {prompt.kind or 'spatial'} prompt in the question")
 
     def decode(self, output: Tensors, clip: ClipView) -> Answer:
-        """Return one query's answer, JSON-ready, in original pixels and seconds. `output` is one row of what `Head.forward` returned (CPU)."""
+        """Return one query's answer, JSON-ready, in original pixels and seconds. `output` is one row of `Head.forward` (CPU)."""
         raise NotImplementedError(f"{type(self).__name__}.decode")
 
     def chunks(self, clip: ClipView) -> Iterator[Chunk]:

@@ -302,8 +302,8 @@ class StepOutput:
     """What a trainer sees of a model.
 
     Args:
-        loss: scalar; this micro-batch's share of the step's loss (sums over denominators, weighted). Adding the shares of all micro-batches and
-            ranks gives the loss of the whole optimiser step.
+        loss: scalar; this micro-batch's share of the step's loss (sums over denominators, weighted). Adding the shares of all
+            micro-batches and ranks gives the loss of the whole optimiser step.
         metrics: name -> detached scalar share, additive in the same way.
     """
 
