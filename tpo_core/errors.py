@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 
 class TPOError(Exception):
     """Base of everything this package raises on purpose; catch it to catch them all."""
@@ -45,3 +47,11 @@ class BackboneError(TPOError):
 
 class TrainError(TPOError):
     """Training cannot start or go on (empty mixture, loss not finite, too many bad rows)."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return " Did you mean 'x'?" for the nearest of the known names, or "" where none is near; appended to messages."""
+    from difflib import get_close_matches
+
+    near = get_close_matches(name, sorted(set(known)), n=1, cutoff=0.6)
+    return f" Did you mean {near[0]!r}?" if near else ""
