@@ -33,7 +33,7 @@ MARGIN = 12
 LEAST_SIDE = 256
 LEAST_WIDTH = 384
 ROW_WIDTH = 1320
-LABEL, CAPTION, TITLE = 14, 14, 18
+LABEL, CAPTION, TITLE = 13, 13, 17
 
 
 class Canvas:
@@ -131,7 +131,7 @@ class Canvas:
         for tile, label, ground in zip(tiles, labels, colours):
             if label and tile.any():
                 rows, columns = np.nonzero(tile)
-                draw_label(image, (int(columns.min()), int(rows.min()) - line_height(LABEL)), label, size=LABEL, ground=ground)
+                draw_label(image, (int(columns[0]), int(rows[0]) - line_height(LABEL)), label, size=LABEL, ground=ground)
 
     def draw_points(
         self, frame: int, points_xy: ArrayLike, labels: Sequence[str] | None = None, *, colour: Colour | Sequence[Colour] | None = None

@@ -1,14 +1,14 @@
-"""Text on pictures: Pillow's own font, wrapping, and placing so that nothing leaves the picture."""
+"""Text on pictures: one font, wrapping, and placing so that nothing leaves the picture."""
 
 from __future__ import annotations
 
 import unicodedata
 from functools import cache
+from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
 Colour = tuple[int, int, int]
-Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 BLACK: Colour = (20, 20, 20)
 WHITE: Colour = (255, 255, 255)
@@ -16,9 +16,14 @@ PADDING = 2
 
 
 @cache
-def font(size: int) -> Font:
-    """Return the font that Pillow ships, at this many pixels."""
-    return ImageFont.load_default(size)
+def font(size: int) -> ImageFont.FreeTypeFont:
+    """Return DejaVu Sans, which matplotlib ships, at this many pixels; letters that it lacks become boxes.
+
+    The font inside Pillow knows ASCII only.
+    """
+    import matplotlib
+
+    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), size)
 
 
 def printable(text: str) -> str:
@@ -73,7 +78,7 @@ def _break_word(word: str, *, width: int, size: int) -> list[str]:
     return pieces
 
 
-def draw_text(image: Image.Image, xy: tuple[float, float], text: str, *, size: int = 14, colour: Colour = BLACK) -> None:
+def draw_text(image: Image.Image, xy: tuple[float, float], text: str, *, size: int = 13, colour: Colour = BLACK) -> None:
     """Draw one line whose upper left corner is at xy (pixels), moved and cut so that it stays inside the image."""
     _place(image, xy, text, size=size, colour=colour, ground=None)
 
