@@ -243,15 +243,16 @@ class VisualBatch:
 
     Args:
         tensors: the processor's tensors by argument name (``pixel_values``, ``image_grid_thw``, ...).
-        rows_MTP: index of every (medium, frame, token) into the flat vision rows of its modality (in token order), -1 on padding.
-        video_M: bool, which media come through the video interface.
+        rows_MTP: index of every (medium, frame, token) into the flat vision rows: first all rows of the image interface, then all of the
+            video interface, each in token order; -1 on padding.
+        positions: "image" and "video" -> flat positions (row * L + column) of the vision tokens, in token order.
         time_MT2, grid_M2: see `FrameFeatures`.
         keys: identity of each medium, for the feature cache.
     """
 
     tensors: Tensors
     rows_MTP: Tensor
-    video_M: Tensor
+    positions: Tensors
     time_MT2: Tensor
     grid_M2: Tensor
     keys: list[str] = field(default_factory=list)
@@ -266,25 +267,26 @@ class Batch:
 
     Args:
         ids_BL, mask_BL: token ids (task tokens beyond the vocabulary) and attention mask.
-        labels_BL: -100 where nothing is learnt; start tokens carry their ids, slots -100. Already aligned to the token itself
-            (the model shifts).
+        learn_K: flat positions (row * L + column) whose *next* token is learnt. label_K: the id of that next token: words of the
+            assistant, its closing token, start tokens; never slots. start_K: bool, which of them are start tokens.
         extra: other per-token tensors of the processor (``mm_token_type_ids``, ...), shape (B, L).
         visual: None for a batch of plain text.
         heads: head name -> its share; heads without a query are absent.
-        prompt_tensors: head name -> what `encode_prompt` gave, stacked over that head's prompts in the batch.
-        prompt_ids: head name -> the ids those prompts stand under, shape (number of prompts,).
+        prompts: head name -> what `encode_prompt` gave, stacked over that head's prompts in the batch. Their ids follow the
+            vocabulary's, heads in order of name.
         counts: {"lm": tokens, "assign": start tokens, "<head>/<term>": count}: this micro-batch's denominators.
         sample_ids: the records' ids.
     """
 
     ids_BL: Tensor
     mask_BL: Tensor
-    labels_BL: Tensor
+    learn_K: Tensor
+    label_K: Tensor
+    start_K: Tensor
     extra: Tensors
     visual: VisualBatch | None
     heads: dict[str, HeadBatch]
-    prompt_tensors: dict[str, Tensors]
-    prompt_ids: dict[str, Tensor]
+    prompts: dict[str, Tensors]
     counts: dict[str, float]
     sample_ids: list[str]
 
