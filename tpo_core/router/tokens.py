@@ -56,13 +56,13 @@ class TaskTokens(nn.Module):
         index = torch.arange(wanted).clamp(max=rows.shape[0] - 1)
         self.inputs[name].copy_(rows[index.to(rows.device)])
 
-    def table_RD(self) -> Tensor:
+    def table(self) -> Tensor:
         """Return the input rows in the order of their ids: all starts, then all slots."""
         names = self.vocabulary.names
         starts = [self.inputs[n][:1] for n in names]
         return torch.cat([*starts, *(self.inputs[n][1:] for n in names)])
 
-    def start_rows_HD(self) -> Tensor:
+    def start_rows(self) -> Tensor:
         """Return the output rows of the start tokens, in the order of their ids."""
         return torch.stack([self.outputs[n] for n in self.vocabulary.names])
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 
 ANSWER_OPEN, ANSWER_CLOSE = "<|tpo:answer|>", "<|tpo:/answer|>"
 WORDS_OPEN, WORDS_CLOSE = "<|tpo:words|>", "<|tpo:/words|>"
@@ -92,5 +93,5 @@ class TaskVocabulary:
         follow: dict[int, int] = {}
         for name in self.names:
             chain = (self.start_id(name), *self.slot_ids(name))
-            follow.update(zip(chain[:-1], chain[1:], strict=True))
+            follow.update(pairwise(chain))
         return follow
