@@ -1,0 +1,133 @@
+"""The words of the playground: how questions are put, for training and (other ways) for the test of task assignment.
+
+Several tasks share their verbs, so that the task has to be read from the whole question: "find the red ring" asks for a box, "find the
+moment the red ring jumps" for a span, "find the red ring in every frame" for masks, "find out what colour the ring is" for words.
+``{e}`` is a referring expression, ``{does}`` a verb in the third person, ``{do}`` its plain form.
+"""
+
+from __future__ import annotations
+
+ASK: dict[str, tuple[str, ...]] = {
+    "region": (
+        "find the {e}.",
+        "where is the {e}?",
+        "show me the {e}.",
+        "point to the {e}.",
+        "locate the {e}.",
+        "please find the {e}.",
+        "can you show me the {e}?",
+        "show me where the {e} is.",
+        "draw a box around the {e}.",
+        "i want to see the {e}.",
+        "mark the {e}.",
+        "can you locate the {e}?",
+    ),
+    "temporal": (
+        "find the moment the {e} {does}.",
+        "when does the {e} {do}?",
+        "show me when the {e} {does}.",
+        "locate the moment when the {e} {does}.",
+        "please find when the {e} {does}.",
+        "at what time does the {e} {do}?",
+        "mark the time when the {e} {does}.",
+        "can you find the moment the {e} {does}?",
+        "i want to see when the {e} {does}.",
+        "point to the time the {e} {does}.",
+    ),
+    "mask": (
+        "find the {e} in every frame.",
+        "where is the {e} in every frame?",
+        "show me the {e} all the time.",
+        "follow the {e}.",
+        "cut out the {e}.",
+        "mark every pixel of the {e}.",
+        "please outline the {e}.",
+        "can you follow the {e} in every frame?",
+        "i want to see the {e} cut out.",
+        "locate every pixel of the {e}.",
+        "outline the {e} in each frame.",
+        "point to the {e} in each frame.",
+    ),
+}
+"""Questions of the three heads, by task."""
+
+HELD_OUT: dict[str, tuple[str, ...]] = {
+    "region": (
+        "please show me the {e}.",
+        "can you find the {e}?",
+        "i want you to point to the {e}.",
+        "please draw a box around the {e}.",
+        "can you mark where the {e} is?",
+        "the {e}, where is it?",
+        "i want to find the {e}.",
+    ),
+    "temporal": (
+        "please show me when the {e} {does}.",
+        "when is the moment the {e} {does}?",
+        "can you locate the time the {e} {does}?",
+        "i want to find the moment when the {e} {does}.",
+        "the {e} {does}, when?",
+        "please point to the moment the {e} {does}.",
+    ),
+    "mask": (
+        "please follow the {e} all the time.",
+        "can you cut out the {e}?",
+        "i want you to outline the {e}.",
+        "please mark every pixel of the {e}.",
+        "show me the {e} in every frame.",
+        "can you point to every pixel of the {e}?",
+        "the {e}, outline it.",
+    ),
+}
+"""Ways that no training record uses (a test holds this)."""
+
+TALK: dict[str, tuple[str, ...]] = {
+    "count": ("how many objects are there?", "count the objects.", "how many things do you see?"),
+    "count_by": ("how many {group} are there?", "count the {group}.", "find out how many {group} there are."),
+    "colour": ("what colour is the {e}?", "find out what colour the {e} is.", "tell me the colour of the {e}."),
+    "shape": ("what shape is the {e}?", "find out what shape the {e} is.", "tell me the shape of the {e}."),
+    "size": ("is the {e} small or large?", "what size is the {e}?", "tell me the size of the {e}."),
+    "exists": ("is there a {e}?", "do you see a {e}?", "can you see a {e}?"),
+    "relation": ("is the {e} {relation} the {f}?", "tell me, is the {e} {relation} the {f}?"),
+    "place": ("in which part is the {e}?", "say in words where the {e} is.", "tell me where the {e} is, in words."),
+    "inhabitant": ("what is at the {place}?", "what do you see at the {place}?", "tell me what is at the {place}."),
+    "does": ("what does the {e} do?", "tell me what the {e} does.", "what happens to the {e}?"),
+    "who": ("which object {does}?", "what is the object that {does}?", "tell me which object {does}."),
+    "whether": ("does the {e} {do}?", "is there a moment when the {e} {does}?", "tell me, does the {e} {do}?"),
+    "early": ("does the {e} {do} early or late?", "say in words when the {e} {does}, early or late."),
+    "first": ("which object moves first, the {e} or the {f}?", "what is first to change, the {e} or the {f}?"),
+    "direction": ("which way does the {e} move?", "tell me which way the {e} goes."),
+}
+"""Questions that are answered in words."""
+
+TALK_HELD_OUT: dict[str, tuple[str, ...]] = {
+    "count": ("tell me how many objects there are.",),
+    "count_by": ("tell me how many {group} you see.",),
+    "colour": ("the {e}, what colour is it?", "say what colour the {e} is."),
+    "shape": ("say what shape the {e} is.",),
+    "size": ("the {e}, is it small or large?",),
+    "exists": ("tell me, is there a {e}?", "please find out, is there a {e}?"),
+    "relation": ("do you see the {e} {relation} the {f}?",),
+    "place": ("in words, where is the {e}?", "find out in which part the {e} is."),
+    "does": ("find out what the {e} does.", "say what happens to the {e}."),
+    "who": ("find out which object {does}.", "show me in words which object {does}."),
+    "whether": ("do you see the {e} {do}?",),
+    "early": ("tell me in words, does the {e} {do} early or late?",),
+}
+
+DESCRIBE: dict[str, tuple[str, ...]] = {
+    "image": ("describe the picture.", "what do you see?", "tell me what is in the picture."),
+    "clip": ("describe the clip.", "what happens?", "tell me what happens in the clip."),
+    "track": ("describe the clip.", "what moves?", "tell me what is in the clip."),
+}
+
+MOVING = ("frame", "follow", "all the time")
+"""Words of a mask question that make no sense of a picture."""
+THIRD_PERSON = {"jump": "jumps", "flash": "flashes", "grow": "grows", "vanish": "vanishes", "appear": "appears"}
+NUMBERS = ("zero", "one", "two", "three", "four")
+NOT_THERE = "it is not there."
+ROWS = ("top", "upper", "middle", "lower", "bottom")
+COLUMNS = ("far left", "left", "centre", "right", "far right")
+RELATIONS = ("left of", "right of", "above", "below")
+DIRECTIONS = ("left", "right", "up", "down")
+OPTIONS = "{question} choose from {options}."
