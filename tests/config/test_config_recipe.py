@@ -50,7 +50,8 @@ stages:
   - {name: temporal, epochs: 25, batch_size: 64, warmup: 0.2, heads: [temporal], sources: {t: 1},
      train: {heads.temporal: 1e-4, tokens: 2e-4, lora: 2e-5}}
   - {name: mask, epochs: 3, batch_size: 128, warmup: 0.2, heads: [mask], sources: {m: 1}, train: {heads: 1e-4, tokens: 1e-4, lora: 2e-5}}
-  - {name: region, epochs: 1, batch_size: 128, warmup: 0.2, heads: [region], sources: {r: 1}, train: {heads: 1e-4, tokens: 1e-4, lora: 2e-5}}
+  - {name: region, epochs: 1, batch_size: 128, warmup: 0.2, heads: [region], sources: {r: 1},
+     train: {heads: 1e-4, tokens: 1e-4, lora: 2e-5}}
   - {name: joint, epochs: 1, batch_size: 256, micro_batch: 2, warmup: 0.2, sources: {t: 1, r: 1, m: 1}, merge_at_start: true,
      train: {vision: 2e-5, connector: 2e-5, heads: 2e-5, tokens: 2e-5, lora: 2e-5}}
   - {name: conversation, epochs: 3, batch_size: 256, warmup: 0.2, min_lr_ratio: 0.05, eps: 1e-5,
