@@ -27,12 +27,14 @@ class Codec(Generic[C]):
         terms: names of the loss terms, the same that `Head.loss` returns.
         ragged: names of tensors (in `encode` or `inputs`) whose first dimension varies; core pads them with zeros to the longest and adds a
             bool tensor ``<name>_valid`` of shape (N or K, longest).
+        kinds: kinds of media it works on; a generated query is about the last such medium of the conversation.
         needs_features: whether the head reads `Queries.features`.
         absent: what the assistant says where a target has nothing to answer (`encode` returned no query).
     """
 
     schema: ClassVar[type[BaseModel] | None] = None
     ragged: ClassVar[frozenset[str]] = frozenset()
+    kinds: ClassVar[frozenset[str]] = frozenset({"image", "video"})
     needs_features: ClassVar[bool] = True
     absent: ClassVar[str] = "It is not there."
 

@@ -274,6 +274,7 @@ class Batch:
         heads: head name -> its share; heads without a query are absent.
         prompts: head name -> what `encode_prompt` gave, stacked over that head's prompts in the batch. Their ids follow the
             vocabulary's, heads in order of name.
+        words_BW, words_valid_BW: for generation: flat positions of the words of each row's last user turn.
         counts: {"lm": tokens, "assign": start tokens, "<head>/<term>": count}: this micro-batch's denominators.
         sample_ids: the records' ids.
     """
@@ -289,6 +290,8 @@ class Batch:
     prompts: dict[str, Tensors]
     counts: dict[str, float]
     sample_ids: list[str]
+    words_BW: Tensor | None = None
+    words_valid_BW: Tensor | None = None
 
     def __len__(self) -> int:
         return int(self.ids_BL.shape[0])

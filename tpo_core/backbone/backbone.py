@@ -7,6 +7,7 @@ safetensors only.
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -51,6 +52,7 @@ class Backbone(nn.Module):
         self.layout = layout
         self.path = path
         self.adapter_config: dict[str, Any] | None = None
+        self._arguments: frozenset[str] | None = None
         if model.get_output_embeddings() is None:
             raise BackboneError(f"{path}: {type(model).__name__} has no output embeddings; use a model that generates text")
         self.decoder_name = _name_of(model, self.decoder)
@@ -117,6 +119,12 @@ class Backbone(nn.Module):
             "vocabulary": self.table_rows,
             "config": digest,
         }
+
+    def argument_names(self) -> frozenset[str]:
+        """Return the names that the model's forward takes."""
+        if self._arguments is None:
+            self._arguments = frozenset(inspect.signature(self.model.forward).parameters)
+        return self._arguments
 
     def encode(self, tensors: Tensors) -> Vision:
         """Encode the media of a batch once; the rows serve the language model and the heads."""
@@ -266,8 +274,6 @@ def merged_rows(vision: Vision) -> Tensor | None:
 
 
 def _takes_outputs(model: Any) -> bool:
-    import inspect
-
     return "mm_encoder_outputs" in inspect.signature(model.forward).parameters
 
 
@@ -279,8 +285,7 @@ def _name_of(model: nn.Module, module: nn.Module) -> str:
 
 
 def _one_line(error: Exception) -> str:
-    line: str = str(error).strip().split("\n")[0]
-    return line[:200]
+    return str(error).strip().partition("\n")[0][:200]
 
 
 __all__ = ["Backbone", "LoraOptions", "load_backbone", "merged_rows", "pick_layout"]

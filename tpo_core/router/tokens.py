@@ -30,21 +30,22 @@ class TaskTokens(nn.Module):
         self.outputs = nn.ParameterDict({n: nn.Parameter(torch.zeros(hidden)) for n in names})
 
     @torch.no_grad()
-    def reset(self, embedding_VD: Tensor, output_VD: Tensor, *, copies: Mapping[str, str], seed: int) -> None:
+    def reset(self, embedding_VD: Tensor, output_VD: Tensor, *, copies: Mapping[str, str], seed: int, spread: float = 1.0) -> None:
         """Draw fresh tokens on the scale of the backbone's own rows.
 
         Args:
             embedding_VD, output_VD: the backbone's input and output tables (only their statistics are used).
             copies: head -> head whose tokens it starts from (`HeadConfig.init_from`).
             seed: of the draw.
+            spread: scale of the draw around the mean row, as a share of the tables' own spread.
         """
         generator = torch.Generator().manual_seed(seed)
         mean, scale = embedding_VD.float().mean(0).cpu(), float(embedding_VD.float().std())
         mean_out, scale_out = output_VD.float().mean(0).cpu(), float(output_VD.float().std())
         for name in self.vocabulary.names:
             noise = torch.randn(self.inputs[name].shape, generator=generator)
-            self.inputs[name].copy_(mean + scale * noise)
-            self.outputs[name].copy_(mean_out + scale_out * torch.randn(self.hidden, generator=generator))
+            self.inputs[name].copy_(mean + spread * scale * noise)
+            self.outputs[name].copy_(mean_out + spread * scale_out * torch.randn(self.hidden, generator=generator))
         for name, source in copies.items():
             self.copy_from(name, source)
 

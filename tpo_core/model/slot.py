@@ -1,0 +1,128 @@
+"""`HeadSlot`: one head as the one unit that may be sharded. It runs forward and loss, divides, and knows what N = 0 means.
+
+Legend: N queries, S slots, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tpo_core.head import Head, prompt_rows
+from tpo_core.types import Denominators, FrameFeatures, Queries, Tensors
+
+
+class HeadSlot(nn.Module):
+    """Wraps a head so that authors never see N = 0, ranks, or denominators.
+
+    On every step it adds a zero that reaches every trainable parameter of the head **and hangs on the queries' states**: without the
+    first a rank without queries would leave its peers waiting, without the second FSDP2 hangs in backward.
+
+    Args:
+        name: of the head.
+        head: the module.
+        weight: factor of the head's loss in the total.
+        detach: cut the head's gradient from the language model (the ablation of the paper's claim).
+        origin: package and version, for blame notes.
+    """
+
+    def __init__(self, name: str, head: Head[Any], *, weight: float, detach: bool, origin: str = "") -> None:
+        super().__init__()
+        self.name = name
+        self.head = head
+        self.weight = weight
+        self.detach = detach
+        self.origin = origin
+
+    def forward(self, queries: Queries, targets: Tensors, denominators: Denominators) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return this micro-batch's share of the head's weighted loss, and each term's unweighted share by ``<head>/<term>``.
+
+        Args:
+            queries: N of them; N may be 0.
+            targets: stacked over N.
+            denominators: summed counts of the whole optimiser step, with keys ``<head>/<term>``.
+
+        Raises:
+            ValueError: the head's loss is not {term: (N,)} with finite shapes and known terms.
+        """
+        loss = self.touch(queries.states_NSD)
+        if len(queries) == 0:
+            return loss, {}
+        if self.detach:
+            queries = _detached(queries)
+        with self.blame():
+            output = self.head(queries, targets)
+            rows = self.head.loss(output, targets)
+            weights = self.head.term_weights
+            shares: dict[str, Tensor] = {}
+            for term, row_N in rows.items():
+                key = f"{self.name}/{term}"
+                if row_N.shape != (len(queries),) or key not in denominators:
+                    raise ValueError(
+                        f"loss term {term!r} has shape {tuple(row_N.shape)}, expected ({len(queries)},), and must be named in Codec.terms"
+                    )
+                share = row_N.float().sum() / max(float(denominators[key]), 1.0)
+                shares[key] = share.detach()
+                loss = loss + self.weight * float(weights.get(term, 1.0)) * share
+        return loss, shares
+
+    def touch(self, states_NSD: Tensor) -> Tensor:
+        """Return a zero that reaches every trainable parameter and hangs on the states."""
+        zero = states_NSD.float().sum() * 0.0
+        for parameter in self.head.parameters():
+            if parameter.requires_grad:
+                zero = zero + parameter.reshape(-1)[:1].float().sum() * 0.0
+        return zero
+
+    def embed_prompts(self, tensors: Tensors) -> Tensor:
+        """Return the embeddings (P, D) of this head's spatial prompts.
+
+        Raises:
+            ValueError: the head has no prompt module.
+        """
+        with self.blame():
+            if self.head.prompt is None:
+                raise ValueError(f"head {self.name!r} has no prompt module, but its codec encoded a prompt")
+            return prompt_rows(self.head.prompt, tensors)
+
+    @torch.no_grad()
+    def predict(self, queries: Queries) -> Tensors:
+        """Return the head's output for N >= 1 queries, without targets."""
+        with self.blame():
+            output: Tensors = self.head(queries)
+        return output
+
+    @contextmanager
+    def blame(self) -> Iterator[None]:
+        """Note head, package and version on an exception raised inside the head."""
+        try:
+            yield
+        except Exception as error:
+            error.add_note(f"raised in head {self.name!r}" + (f" of {self.origin}" if self.origin else ""))
+            raise
+
+
+def _detached(queries: Queries) -> Queries:
+    features = queries.features
+    cut = None
+    if features is not None:
+        cut = FrameFeatures(features.frames_MTPV.detach(), features.valid_MTP, features.time_MT2, features.grid_M2)
+    return Queries(
+        states_NSD=queries.states_NSD.detach(),
+        media_N=queries.media_N,
+        words_NWD=queries.words_NWD.detach(),
+        words_valid_NW=queries.words_valid_NW,
+        features=cut,
+        inputs=queries.inputs,
+        prompts=queries.prompts,
+        prompted_N=queries.prompted_N,
+    )
+
+
+def total_counts(counts: Mapping[str, float], name: str) -> float:
+    """Return the sum of a head's counts: 0 where no query of it is in the step on any rank."""
+    return sum(value for key, value in counts.items() if key.startswith(f"{name}/"))
