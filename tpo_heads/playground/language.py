@@ -25,6 +25,7 @@ from tpo_heads.playground.phrases import (
     TALK,
     TALK_HELD_OUT,
     THIRD_PERSON,
+    TIMES,
 )
 from tpo_heads.playground.render import Picture
 from tpo_heads.playground.scenes import ACTIONS, COLOURS, LEVELS, SHAPES, SIZES, Scene, pick
@@ -270,23 +271,26 @@ class Speaker:
             text = f"{thing.size} {thing.colour} {thing.shape} {self.place(int(i))}"
             if kind == "clip":
                 event = next((e for e in self.scene.events if e.thing == i), None)
-                text += f" {THIRD_PERSON[event.action]} {self.early(event.start, event.end)}" if event else " stays"
+                text += f" {THIRD_PERSON[event.action]} {self.moment(event.start, event.end)}" if event else " stays"
             elif kind == "track":
                 direction = self.direction(int(i))
                 text += f" moving {direction}" if direction else " moving"
             parts.append(text)
         return Ask("caption", f"caption_{kind}", question, ", ".join(parts) + ".")
 
-    def place(self, index: int) -> str:
-        """Say in words where a thing is in the first frame: five rows by five columns."""
-        x, y = self.scene.things[index].centre_T2[0] / np.array(self.scene.size)
+    def place(self, index: int, *, frame: int = 0) -> str:
+        """Say in words where a thing is in a frame: five rows by five columns."""
+        x, y = self.scene.things[index].centre_T2[frame] / np.array(self.scene.size)
         row, column = (min(4, max(0, int((v - 0.1) / 0.16))) for v in (y, x))
         return f"{ROWS[row]} {COLUMNS[column]}"
 
     def early(self, start: int, end: int) -> str:
-        """Say in a word when a span lies in the clip."""
-        middle = (start + end) / 2 / self.scene.frames
-        return "early" if middle < 0.5 else "late"
+        """Say whether the middle of a span lies in the first or in the second half of the clip."""
+        return "early" if (start + end) / 2 < self.scene.frames / 2 else "late"
+
+    def moment(self, start: int, end: int) -> str:
+        """Say in one of five words where in the clip the middle of a span lies."""
+        return TIMES[min(4, int(5 * (start + end) / 2 / self.scene.frames))]
 
 
 def template_of(question: str) -> str:

@@ -90,11 +90,14 @@ TALK: dict[str, tuple[str, ...]] = {
     "exists": ("is there a {e}?", "do you see a {e}?", "can you see a {e}?"),
     "relation": ("is the {e} {relation} the {f}?", "tell me, is the {e} {relation} the {f}?"),
     "place": ("in which part is the {e}?", "say in words where the {e} is.", "tell me where the {e} is, in words."),
+    "refer": ("find the {e}, in words.", "point to the {e} in words.", "describe the {e}.", "please locate the {e} in words."),
+    "end": ("in which part is the {e} at the end?", "say in words where the {e} is at the end."),
     "inhabitant": ("what is at the {place}?", "what do you see at the {place}?", "tell me what is at the {place}."),
     "does": ("what does the {e} do?", "tell me what the {e} does.", "what happens to the {e}?"),
     "who": ("which object {does}?", "what is the object that {does}?", "tell me which object {does}."),
     "whether": ("does the {e} {do}?", "is there a moment when the {e} {does}?", "tell me, does the {e} {do}?"),
-    "early": ("does the {e} {do} early or late?", "say in words when the {e} {does}, early or late."),
+    "early": ("does the {e} {do} early or late?", "tell me, is it early or late that the {e} {does}?"),
+    "moment": ("in words, when does the {e} {do}?", "find the time the {e} {does}, in words.", "say in words when the {e} {does}."),
     "first": ("which object moves first, the {e} or the {f}?", "what is first to change, the {e} or the {f}?"),
     "direction": ("which way does the {e} move?", "tell me which way the {e} goes."),
 }
@@ -109,6 +112,8 @@ TALK_HELD_OUT: dict[str, tuple[str, ...]] = {
     "exists": ("tell me, is there a {e}?", "please find out, is there a {e}?"),
     "relation": ("do you see the {e} {relation} the {f}?",),
     "place": ("in words, where is the {e}?", "find out in which part the {e} is."),
+    "refer": ("please describe the {e}.", "can you find the {e} in words?"),
+    "moment": ("please say in words when the {e} {does}.",),
     "does": ("find out what the {e} does.", "say what happens to the {e}."),
     "who": ("find out which object {does}.", "show me in words which object {does}."),
     "whether": ("do you see the {e} {do}?",),
@@ -128,6 +133,7 @@ NUMBERS = ("zero", "one", "two", "three", "four")
 NOT_THERE = "it is not there."
 ROWS = ("top", "upper", "middle", "lower", "bottom")
 COLUMNS = ("far left", "left", "centre", "right", "far right")
+TIMES = ("first", "early", "middle", "late", "last")
 RELATIONS = ("left of", "right of", "above", "below")
 DIRECTIONS = ("left", "right", "up", "down")
 OPTIONS = "{question} choose from {options}."

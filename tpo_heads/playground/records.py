@@ -182,7 +182,7 @@ def exam(speaker: Speaker, heads: Sequence[str]) -> dict[str, Ask]:
     asks: dict[str, Ask | None] = {}
     head = {"image": "region", "clip": "temporal", "track": "mask"}[kind]
     if head in heads:
-        asks[head] = {"region": speaker.region, "temporal": speaker.temporal, "mask": speaker.mask}[head](absent=rng.random() < 0.1)
+        asks[head] = _ask_head(speaker, head, absent=rng.random() < 0.1)
     talk: list[Ask | None] = _conversation(speaker, 1)
     if kind != "track":
         asks[f"{'image' if kind == 'image' else 'video'}_qa"] = talk[0] if talk else None
@@ -200,4 +200,10 @@ def paraphrase(speaker: Speaker, heads: Sequence[str]) -> Ask | None:
         head = "mask"
     if head not in heads:
         return None
-    return {"region": speaker.region, "temporal": speaker.temporal, "mask": speaker.mask}[head]()
+    return _ask_head(speaker, head, absent=False)
+
+
+def _ask_head(speaker: Speaker, head: str, *, absent: bool) -> Ask | None:
+    if head == "temporal":
+        return speaker.temporal(absent=absent)
+    return speaker.region(absent=absent) if head == "region" else speaker.mask(absent=absent)

@@ -113,9 +113,11 @@ def _distance(shape: str, x: np.ndarray, y: np.ndarray, radius: float) -> np.nda
         ring: np.ndarray = np.abs(np.hypot(x, y) - 0.72 * radius) - 0.28 * radius
         return ring
     if shape == "square":
-        return np.maximum(np.abs(x), np.abs(y)) - 0.88 * radius
+        square: np.ndarray = np.maximum(np.abs(x), np.abs(y)) - 0.88 * radius
+        return square
     if shape == "cross":
         bar = 0.32 * radius
-        return np.minimum(np.maximum(np.abs(x) - radius, np.abs(y) - bar), np.maximum(np.abs(x) - bar, np.abs(y) - radius))
-    side: np.ndarray = 0.871 * np.abs(x) - 0.49 * y - 0.49 * radius
-    return np.maximum(side, y - 0.6 * radius)
+        cross: np.ndarray = np.minimum(np.maximum(np.abs(x) - radius, np.abs(y) - bar), np.maximum(np.abs(x) - bar, np.abs(y) - radius))
+        return cross
+    triangle: np.ndarray = np.maximum(0.871 * np.abs(x) - 0.49 * y - 0.49 * radius, y - 0.6 * radius)
+    return triangle

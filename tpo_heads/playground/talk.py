@@ -79,6 +79,23 @@ def place(speaker: Speaker) -> Talk:
     return None if name is None else (speaker.place(index), {"e": name})
 
 
+def refer(speaker: Speaker) -> Talk:
+    """Which thing is meant, and where it is, in words; the only question in words that may be relational."""
+    seen = speaker.seen()
+    if not seen:
+        return None
+    index = pick(speaker.rng, seen)
+    thing = speaker.scene.things[index]
+    return f"{thing.size} {thing.colour} {thing.shape} {speaker.place(index)}", {"e": speaker.refer(index)}
+
+
+def end(speaker: Speaker) -> Talk:
+    """Where a thing is in the last frame, in words."""
+    index = int(speaker.rng.integers(len(speaker.scene.things)))
+    name = speaker.name(index)
+    return None if name is None else (speaker.place(index, frame=speaker.scene.frames - 1), {"e": name})
+
+
 def inhabitant(speaker: Speaker) -> Talk:
     """What is at a place that only one thing has."""
     places = [speaker.place(i) for i in range(len(speaker.scene.things))]
@@ -127,6 +144,16 @@ def early(speaker: Speaker) -> Talk:
     return None if name is None else (speaker.early(event.start, event.end), {"e": name, **words})
 
 
+def moment(speaker: Speaker) -> Talk:
+    """When in the clip an event lies, in one of five words."""
+    if not speaker.scene.events:
+        return None
+    event = pick(speaker.rng, speaker.scene.events)
+    name = speaker.name(event.thing)
+    words = {"do": event.action, "does": THIRD_PERSON[event.action]}
+    return None if name is None else (speaker.moment(event.start, event.end), {"e": name, **words})
+
+
 def first(speaker: Speaker) -> Talk:
     """Which of the two events' things is first to change."""
     if len(speaker.scene.events) != 2 or speaker.scene.events[0].start == speaker.scene.events[1].start:
@@ -147,12 +174,15 @@ def direction(speaker: Speaker) -> Talk:
 
 TALKERS: dict[str, Callable[[Speaker], Talk]] = {
     f.__name__: f
-    for f in (count, count_by, colour, shape, size, exists, relation, place, inhabitant, does, who, whether, early, first, direction)
+    for f in (
+        *(count, count_by, colour, shape, size, exists, relation, place, refer, end, inhabitant),
+        *(does, who, whether, early, moment, first, direction),
+    )
 }
 OFFERED: dict[str, tuple[str, ...]] = {
-    "image": ("count", "count_by", "colour", "shape", "size", "exists", "relation", "place", "inhabitant"),
-    "clip": ("does", "does", "who", "who", "whether", "early", "first", "count", "colour", "exists"),
-    "track": ("direction", "colour", "shape", "count", "exists", "place"),
+    "image": ("count", "count_by", "colour", "shape", "size", "exists", "relation", "place", "refer", "inhabitant"),
+    "clip": ("does", "does", "who", "who", "whether", "early", "moment", "first", "count", "colour", "exists"),
+    "track": ("direction", "colour", "shape", "count", "exists", "place", "end"),
 }
 """Which kinds of question a kind of scene offers; one that stands twice is drawn twice as often."""
 CHOSEN: dict[str, tuple[str, ...]] = {"image": ("colour", "shape"), "clip": ("does", "colour"), "track": ("colour", "shape")}
