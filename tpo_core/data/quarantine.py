@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from pathlib import Path
 from typing import Literal
@@ -17,7 +18,8 @@ class Quarantine:
 
     Args:
         policy: ``skip`` puts rows aside; ``raise`` stops at the first one.
-        cap: most rows that may be put aside: a number, or (a float of at most 1) a share of `size`.
+        cap: most rows that may be put aside: a number, or (a float of at most 1) a share of `size`,
+            rounded up.
         path: the report.
         size: number of rows in all sources; needed for a share.
 
@@ -82,7 +84,12 @@ class Quarantine:
     def _load(self) -> None:
         if not self.path.exists():
             return
-        for number, line in enumerate(self.path.read_bytes().splitlines(), 1):
+        content = self.path.read_bytes()
+        if not content.endswith(b"\n"):
+            # A line that a crash tore: the row gives its error again when it is met.
+            content = content[: content.rfind(b"\n") + 1]
+            os.truncate(self.path, len(content))
+        for number, line in enumerate(content.splitlines(), 1):
             try:
                 row = json.loads(line)
                 self._reasons[str(row["where"])] = str(row["reason"])
@@ -99,4 +106,4 @@ def _limit(cap: float, size: int | None) -> int:
         raise ValueError(f"the cap is the share {cap}; expected at most 1.0, or a whole number of rows")
     if size is None:
         raise ValueError(f"the cap is the share {cap}, but the number of rows is not known; pass size")
-    return int(cap * size)
+    return math.ceil(cap * size)

@@ -13,7 +13,7 @@ from typing import Any, Literal, NoReturn, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from tpo_core.errors import DataError
+from tpo_core.errors import DataError, did_you_mean
 from tpo_core.types import Target
 
 _STRICT = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -40,9 +40,11 @@ class Part(BaseModel):
     text: str | None = Field(None, description="of a text")
     path: str | None = Field(None, description="of an image or video, relative to the record file's folder")
     id: str | None = Field(None, description="of a target part: the target's id")
-    start: float | None = Field(None, ge=0, description="of a video: begin of the cut in seconds of the file")
-    end: float | None = Field(None, gt=0, description="of a video: end of the cut in seconds of the file")
-    fps: float | None = Field(None, gt=0, le=1000, description="of a frame folder: its rate; of a file: the rate to read it at")
+    start: float | None = Field(None, ge=0, strict=True, description="of a video: begin of the cut in seconds of the file")
+    end: float | None = Field(None, gt=0, strict=True, description="of a video: end of the cut in seconds of the file")
+    fps: float | None = Field(
+        None, gt=0, le=1000, strict=True, description="of a frame folder: its rate; of a file: the rate to read it at"
+    )
     frames: tuple[str, ...] | None = Field(None, min_length=1, description="of a frame folder: names of the pictures in order")
 
     @model_validator(mode="after")
@@ -51,11 +53,11 @@ class Part(BaseModel):
         allowed = _PART_FIELDS[self.type]
         needed = allowed - _MEDIA_FIELDS
         if given - allowed:
-            raise ValueError(f"a {self.type} part has no {', '.join(sorted(given - allowed))}; it has {', '.join(sorted(allowed))}")
+            raise ValueError(f"a part of type {self.type} has no {', '.join(sorted(given - allowed))}; it has {', '.join(sorted(allowed))}")
         if needed - given:
-            raise ValueError(f"a {self.type} part needs {', '.join(sorted(needed))}")
+            raise ValueError(f"a part of type {self.type} needs {', '.join(sorted(needed))}")
         if self.path == "":
-            raise ValueError(f"the path of a {self.type} part is empty; give the path of a file")
+            raise ValueError(f"the path of a part of type {self.type} is empty; give the path of a file")
         if self.start is not None and self.end is not None and self.end <= self.start:
             raise ValueError(f"the cut ends at {self.end:g} s but starts at {self.start:g} s; give start < end")
         return self
@@ -101,7 +103,7 @@ class Record(BaseModel):
     messages: tuple[Message, ...] = Field(min_length=1)
     targets: tuple[Target, ...] = ()
     choices: tuple[str, ...] | None = Field(None, min_length=2, description="of a multiple-choice question")
-    answer: int | None = Field(None, ge=0, description="index of the right choice")
+    answer: int | None = Field(None, ge=0, strict=True, description="index of the right choice")
 
     @model_validator(mode="after")
     def _is_consistent(self) -> Self:
@@ -127,7 +129,7 @@ class Record(BaseModel):
         except ValidationError as error:
             raise DataError(f"{where}: {_sentence(error)}") from None
         except RecursionError:
-            raise DataError(f"{where}: the record is nested too deeply; expected an object as in docs/data.md") from None
+            raise DataError(f"{where}: the record is nested too deeply; expected a record of a few levels") from None
         if record.choices is None and all(message.role != "assistant" for message in record.messages):
             raise DataError(f"{where}: messages: there is no assistant turn and no choices; add what is to be answered")
         return record
@@ -182,7 +184,7 @@ def parse_object(text: str | bytes, *, where: str) -> dict[str, Any]:
     except json.JSONDecodeError as error:
         raise DataError(f"{where}: not JSON at character {error.pos + 1} ({error.msg}); expected one JSON object per line") from None
     except RecursionError:
-        raise DataError(f"{where}: the JSON is nested too deeply; expected an object as in docs/data.md") from None
+        raise DataError(f"{where}: the JSON is nested too deeply; expected a record of a few levels") from None
     except _BadValue as error:
         raise DataError(f"{where}: {error}") from None
 
@@ -306,19 +308,24 @@ def _check_target(
 def _sentence(error: ValidationError) -> str:
     faults = error.errors(include_url=False, include_context=False)
     first = faults[0]
-    place = ".".join(str(step) for step in first["loc"]) or "record"
-    found = first["input"]
+    place = ".".join(str(step) for step in first["loc"])
     if first["type"] == "missing":
         text = "is missing; add it"
     elif first["type"] == "extra_forbidden":
-        text = "is no field of the format; drop it, or correct its spelling"
+        near = _near(first["loc"])
+        text = f"is no field of the format; drop it, or correct its spelling{'.' + near if near else ''}"
     elif first["type"] == "value_error":
         text = first["msg"].removeprefix("Value error, ")
     else:
-        expected = first["msg"][:1].lower() + first["msg"][1:]
-        text = f"found {_kind(found)}; {expected.replace('input', 'it')}"
-    more = "" if len(faults) == 1 else f" (and {len(faults) - 1} more)"
-    return f"{place}: {text}{more}"
+        expected = (first["msg"][:1].lower() + first["msg"][1:]).replace("tuple", "list").replace(" after validation", "")
+        text = f"found {_kind(first['input'])}; {expected.replace('input should', 'it should')}"
+    more = "" if len(faults) == 1 else f" (and {len(faults) - 1} more faults)"
+    return f"{place}: {text}{more}" if place else f"{text}{more}"
+
+
+def _near(place: tuple[int | str, ...]) -> str:
+    owner = Record if len(place) == 1 else Part if "content" in place else Message
+    return did_you_mean(str(place[-1]), owner.model_fields)
 
 
 def _kind(value: Any) -> str:

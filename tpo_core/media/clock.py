@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from tpo_core.errors import MediaError
@@ -69,8 +71,10 @@ def cut_timeline(
     Raises:
         MediaError: the cut holds nothing.
     """
-    begin = 0.0 if start is None else start
-    limit = end if stop is None else min(stop, end)
+    begin = 0.0 if start is None else float(start)
+    limit = end if stop is None else min(float(stop), end)
+    if not (math.isfinite(begin) and math.isfinite(limit)):
+        raise MediaError(f"{path}: the cut from {begin:g} s to {limit:g} s is not finite; give 0 <= start < end")
     if begin > 0 and begin >= end - TICK:
         raise MediaError(f"{path}: the cut starts at {begin:g} s, but the clip ends at {end:g} s; give a start inside the clip")
     if begin < 0 or (stop is not None and limit <= begin + TICK):

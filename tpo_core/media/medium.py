@@ -96,7 +96,10 @@ class Medium:
 
         Raises:
             MediaError: as `frames`.
+            ValueError: chunk is below 1.
         """
+        if chunk < 1:
+            raise ValueError(f"chunk is {chunk}; ask for at least one frame per piece")
         order = range(len(self.times)) if indices is None else indices
         reader = self._source.read(self._positions_of(order))
         for first in range(0, len(order), chunk):

@@ -10,8 +10,10 @@ from tpo_core.errors import MediaError
 
 
 def shown(path: str | Path) -> str:
-    """Return a path as it may stand in a message: control characters are escaped."""
+    """Return a path as it may stand in a message: control characters are escaped, very long ones lose their middle."""
     text = str(path)
+    if len(text) > 300:
+        text = f"{text[:140]}...{text[-140:]}"
     return text if text.isprintable() else ascii(text)
 
 
@@ -36,7 +38,7 @@ def locate(path: str | Path, *, root: Path | None = None, allow_outside_root: bo
         base = "" if root is None or Path(path).is_absolute() else f" (relative to {shown(root)})"
         raise MediaError(f"{shown(path)}: no such file{base}; check the path") from None
     except (OSError, RuntimeError) as error:
-        raise MediaError(f"{shown(path)}: cannot be resolved ({error}); check the path") from error
+        raise MediaError(f"{shown(path)}: cannot be resolved ({getattr(error, 'strerror', None) or error}); check the path") from error
     if root is not None and not allow_outside_root and not real.is_relative_to(root.resolve()):
         raise MediaError(
             f"{shown(path)}: leads to {shown(real)}, outside the data root {shown(root)}; move it inside, or allow media outside the root"

@@ -337,8 +337,13 @@ def _open(path: Path) -> Any:
     if not container.streams.video:
         container.close()
         raise MediaError(f"{shown(path)}: the file holds no video stream; expected a video")
-    stream = container.streams.video[0]
-    pixels = (stream.codec_context.width or 0) * (stream.codec_context.height or 0)
+    codec = container.streams.video[0].codec_context
+    if codec is None:
+        container.close()
+        raise MediaError(f"{shown(path)}: the video's codec is not known here; re-encode the clip, as H.264 say")
+    # One thread: data workers are the parallelism, and threads do not survive a fork.
+    codec.thread_count = 1
+    pixels = (codec.width or 0) * (codec.height or 0)
     if pixels > MAX_PIXELS:
         container.close()
         raise MediaError(f"{shown(path)}: frames of {pixels:,} pixels are more than the limit of {MAX_PIXELS:,}; make the clip smaller")
