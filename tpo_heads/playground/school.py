@@ -1,0 +1,154 @@
+"""``tpo data base``: the whole course of the stand-in base model, from random weights to a folder.
+
+It stands for the checkpoints that others trained (a multimodal LLM, and SAM2): tower and connector are aligned, the language model learns
+captions and questions, and the small SAM2 learns points and clips. It sees no target of a head in the answer's format, and no test scene.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from tpo_heads.mask.losses import enlarge
+from tpo_heads.mask.pretrain import ClipBatch, pretrain
+from tpo_heads.mask.tiny import build_tiny
+from tpo_heads.mask.track import Tracker, encode_frames, point_tokens, propagate, stack_steps
+from tpo_heads.playground.base import make_base
+from tpo_heads.playground.curriculum import SIDE, base_scene
+from tpo_heads.playground.pretrain import Course, align, examine, teach
+from tpo_heads.playground.scenes import Kind
+
+if TYPE_CHECKING:
+    from sam2.modeling.sam2_base import SAM2Base
+
+SAM_FILE = "sam2.safetensors"
+"""SAM2's weights lie beside the model's, under this name."""
+REACHED_FILE = "reached.json"
+SAM_STEPS = (600, 500)
+SAM_BATCH = (16, 10)
+
+
+def teach_base(folder: str | Path, *, seed: int = 0, scale: float = 1.0, say: Callable[[str], None] | None = None) -> dict[str, float]:
+    """Teach a base model and write it to a folder: half-precision safetensors, processor, SAM2's weights, what was reached.
+
+    Deterministic in `seed` on one machine with one thread; goes on from ``<folder>.course`` where it was interrupted.
+
+    Args:
+        folder: where to write.
+        seed: of weights and scenes.
+        scale: factor of all lengths; 1 takes about an hour on one core.
+        say: gets lines of progress.
+
+    Returns:
+        What was reached on held-out scenes, 0-1: by kind of question, and SAM2's mean IoU (``sam_first``, ``sam_last``: frame).
+    """
+    target = Path(folder)
+    work = target.with_name(target.name + ".course")
+    course = scaled(Course(), scale)
+    start = time.monotonic()
+
+    def report(phase: str, step: int, values: dict[str, float]) -> None:
+        if say is not None:
+            text = "  ".join(f"{name} {value:.3f}" for name, value in values.items())
+            say(f"{time.monotonic() - start:6.0f} s  {phase} {step}: {text}")
+
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    model, processor = make_base(seed=seed)
+    if not (work / "course.safetensors").is_file():
+        align(model, processor.tokenizer, seed=seed, course=course, report=report)
+    teach(model, processor.tokenizer, seed=seed, course=course, report=report, folder=work)
+    reached = examine(model, processor.tokenizer, seed=seed, scenes=max(16, int(256 * min(1.0, scale))))
+    model.half().save_pretrained(target)
+    processor.save_pretrained(target)
+    reached |= teach_sam(target / SAM_FILE, seed=seed, scale=scale, report=report)
+    rounded = {name: round(value, 4) for name, value in reached.items()}
+    (target / REACHED_FILE).write_text(json.dumps({"seed": seed, "scale": scale, "reached": rounded}, indent=1) + "\n", "utf-8")
+    return rounded
+
+
+def scaled(course: Course, scale: float) -> Course:
+    """Return the course with all its lengths multiplied."""
+    return replace(course, align_steps=max(2, int(course.align_steps * scale)), steps=max(2, int(course.steps * scale)))
+
+
+def teach_sam(path: Path, *, seed: int, scale: float, report: Callable[[str, int, dict[str, float]], None]) -> dict[str, float]:
+    """Teach the small SAM2 points, then clips; write its weights in half precision; return its mean IoU from true points."""
+    from safetensors.torch import save_file
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        sam = build_tiny(SIDE)
+    mean: list[float] = []
+
+    def log(step: int, loss: float) -> None:
+        mean.append(loss)
+        if (step + 1) % 100 == 0:
+            report("sam2", step + 1, {"loss": sum(mean[-100:]) / 100})
+
+    single, clips = (max(2, int(steps * scale)) for steps in SAM_STEPS)
+    pretrain(
+        sam,
+        point_batches(seed, size=SAM_BATCH[0], frames=1),
+        point_batches(seed, size=SAM_BATCH[1], frames=3),
+        steps_single=single,
+        steps_clips=clips,
+        log=log,
+    )
+    save_file({name: weight.half().contiguous() for name, weight in sam.state_dict().items()}, path)
+    return examine_sam(sam, seed=seed, batches=max(1, int(8 * min(1.0, scale))))
+
+
+def point_batches(seed: int, *, size: int, frames: int, split: str = "base") -> Iterator[ClipBatch]:
+    """Yield batches of clips with a point on one object in the first frame, without end.
+
+    Single frames come from all kinds of scenes, clips from the kind in which things move.
+    """
+    index = 0
+    while True:
+        pictures: list[np.ndarray] = []
+        masks: list[np.ndarray] = []
+        points: list[list[float]] = []
+        while len(pictures) < size:
+            kinds: tuple[Kind, ...] = ("image", "clip", "track") if frames == 1 else ("track",)
+            scene, picture, _ = base_scene(seed, kinds[index % len(kinds)], index, split=split)
+            rng = scene.rng(4)
+            index += 1
+            first = int(rng.integers(scene.frames - frames + 1))
+            thing = int(rng.integers(len(scene.things)))
+            rows, columns = np.nonzero(picture.mask(thing, first))
+            if rows.size < 20:
+                continue
+            chosen = int(rng.integers(rows.size))
+            pictures.append(picture.frames_THW3[first : first + frames])
+            masks.append(picture.owner_THW[first : first + frames] == thing)
+            points.append([(columns[chosen] + 0.5) / scene.size[0], (rows[chosen] + 0.5) / scene.size[1]])
+        frames_BTCHW = torch.from_numpy(np.stack(pictures)).permute(0, 1, 4, 2, 3).contiguous()
+        yield ClipBatch(frames_BTCHW, torch.from_numpy(np.stack(masks)), torch.tensor(points, dtype=torch.float32))
+
+
+def examine_sam(sam: SAM2Base, *, seed: int, batches: int) -> dict[str, float]:
+    """Return SAM2's mean IoU on held-out clips of four frames from a true point: on the prompted frame, and on the last one."""
+    scores: list[torch.Tensor] = []
+    source = point_batches(seed, size=16, frames=4, split="val")
+    with torch.no_grad():
+        for _ in range(batches):
+            clip = next(source)
+            rows, count = clip.frames_BTCHW.shape[:2]
+            features = encode_frames(sam, clip.frames_BTCHW.flatten(0, 1), at_once=rows * count)
+            tracker = Tracker(sam, num_frames=count, prompt_frame=0, learning=False)
+            index_BT = torch.arange(rows * count).view(rows, count)
+            masks_BTMhw, iou_BTM, _ = stack_steps(propagate(tracker, features, index_BT, point_tokens(sam, clip.points_B2)))
+            best_BT = iou_BTM.argmax(-1)
+            masks_BThw = masks_BTMhw.gather(2, best_BT[..., None, None, None].expand(-1, -1, 1, *masks_BTMhw.shape[3:])).squeeze(2)
+            seen, truth = enlarge(masks_BThw, sam.image_size) > 0, clip.masks_BTHW.flatten(2)
+            both, either = (seen & truth).sum(-1), (seen | truth).sum(-1)
+            scores.append(torch.where(either > 0, both / either.clamp(min=1), torch.ones(())))
+    mean_T = torch.cat(scores).mean(0)
+    return {"sam_first": float(mean_T[0]), "sam_last": float(mean_T[-1])}
