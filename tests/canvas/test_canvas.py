@@ -53,12 +53,13 @@ def tile(canvas: Canvas, frame: int = 0) -> Image.Image:
 def test_small_frames_grow_by_a_whole_number_and_keep_their_pixels() -> None:
     frame = np.arange(64 * 64 * 3, dtype=np.int64).reshape(64, 64, 3).astype(np.uint8)
     canvas = Canvas(Info((64, 64)), {0: frame})
-    assert canvas.scale == 4
-    np.testing.assert_array_equal(np.asarray(tile(canvas)), frame.repeat(4, 0).repeat(4, 1))
+    assert canvas.scale == 8
+    np.testing.assert_array_equal(np.asarray(tile(canvas)), frame.repeat(8, 0).repeat(8, 1))
+    assert clip(64, 64, 2).scale == 4
 
 
 @pytest.mark.parametrize(
-    ("size", "count", "longest"), [((1920, 1080), 1, 960), ((1080, 1920), 3, 480), ((1920, 1080), 9, 324), ((3, 1), 1, 258)]
+    ("size", "count", "longest"), [((1920, 1080), 1, 960), ((1080, 1920), 3, 480), ((1920, 1080), 9, 324), ((3, 1), 2, 258)]
 )
 def test_the_longest_side_is_readable(size: tuple[int, int], count: int, longest: int) -> None:
     assert round(max(size) * clip(*size, count).scale) == longest
@@ -69,16 +70,16 @@ def test_a_box_covers_its_exclusive_pixels_at_the_scale_of_the_picture() -> None
     canvas.draw_boxes(0, [[10, 20, 30, 40]], colour=RED)
     drawn = pixels(tile(canvas), RED)
     xs, ys = [x for x, _ in drawn], [y for _, y in drawn]
-    assert (min(xs), min(ys), max(xs), max(ys)) == (40, 80, 119, 159)
-    assert (80, 120) not in drawn
+    assert (min(xs), min(ys), max(xs), max(ys)) == (80, 160, 239, 319)
+    assert (160, 240) not in drawn
 
 
 def test_boxes_past_the_edge_and_reversed_boxes_are_drawn_inside() -> None:
     canvas = Canvas(Info((64, 64)), {0: grey(64, 64)})
     canvas.draw_boxes(0, [[-10, -10, 5, 5], [60, 60, 40, 50], [200, 200, 300, 300]], colour=[RED, GREEN, (0, 0, 255)])
-    assert max(pixels(tile(canvas), RED)) == (19, 19)
-    assert (min(pixels(tile(canvas), GREEN)), max(pixels(tile(canvas), GREEN))) == ((160, 200), (239, 239))
-    assert min(pixels(tile(canvas), (0, 0, 255))) >= (254, 254)  # a corner of the line's width is left of it
+    assert max(pixels(tile(canvas), RED)) == (39, 39)
+    assert (min(pixels(tile(canvas), GREEN)), max(pixels(tile(canvas), GREEN))) == ((320, 400), (479, 479))
+    assert min(pixels(tile(canvas), (0, 0, 255))) >= (510, 510)  # a corner of the line's width is left of it
 
 
 def test_a_mask_is_blended_inside_and_full_at_its_outline() -> None:
@@ -87,9 +88,9 @@ def test_a_mask_is_blended_inside_and_full_at_its_outline() -> None:
     mask[16:32, 16:32] = True
     canvas.draw_masks(0, mask, colour=RED)
     drawn = np.asarray(tile(canvas))
-    assert tuple(drawn[96, 96]) == (169, 55, 55)  # 100 * 0.55 + 255 * 0.45 and 100 * 0.55
-    assert {tuple(drawn[64, 64]), tuple(drawn[127, 127]), tuple(drawn[65, 100])} == {RED}
-    assert tuple(drawn[63, 63]) == tuple(drawn[128, 128]) == (100, 100, 100)
+    assert tuple(drawn[192, 192]) == (169, 55, 55)  # 100 * 0.55 + 255 * 0.45 and 100 * 0.55
+    assert {tuple(drawn[128, 128]), tuple(drawn[255, 255]), tuple(drawn[129, 200])} == {RED}
+    assert tuple(drawn[127, 127]) == tuple(drawn[256, 256]) == (100, 100, 100)
 
 
 def test_masks_of_a_large_medium_are_reduced_with_it() -> None:
@@ -106,7 +107,7 @@ def test_masks_of_a_large_medium_are_reduced_with_it() -> None:
 def test_points_stand_at_their_place() -> None:
     canvas = Canvas(Info((64, 32)), {0: grey(64, 32)})
     canvas.draw_points(0, [[32, 8]], ["here"], colour=RED)
-    assert (128, 32) in pixels(tile(canvas), RED)
+    assert (256, 64) in pixels(tile(canvas), RED)
 
 
 def test_nothing_to_draw_draws_nothing() -> None:
@@ -139,7 +140,7 @@ def test_frames_stand_in_rows_with_their_times_below() -> None:
     first, second = (np.asarray(board)[12 + 256 : 12 + 273, left : left + 256] for left in (12, 12 + 264))
     assert (first < 100).any()
     assert (first != second).any()
-    assert Canvas(Info((64, 64)), {0: grey(64, 64)}).picture().height == 256 + 24
+    assert Canvas(Info((64, 64)), {0: grey(64, 64)}).picture().height == 512 + 24
 
 
 def test_title_panels_and_notes_stand_in_order() -> None:
@@ -151,7 +152,7 @@ def test_title_panels_and_notes_stand_in_order() -> None:
     plain, titled = canvas.picture(), canvas.picture(title="Where?")
     assert titled.height > plain.height
     ys = [y for _, y in pixels(plain, RED)]
-    assert (min(ys), max(ys)) == (12 + 256 + 17 + 8, 12 + 256 + 17 + 8 + 29)
+    assert (min(ys), max(ys)) == (12 + 512 + 17 + 8, 12 + 512 + 17 + 8 + 29)
     assert (np.asarray(plain)[max(ys) + 9 :] < 100).any()
 
 
@@ -183,6 +184,15 @@ def test_any_label_anywhere_stays_inside(text: str, x: float, y: float, width: i
         # The ground is a full rectangle of one line: had it been cut by the edge, it would be lower or narrower than its text.
         assert max(ys) - min(ys) + 1 == 17
         assert max(xs) - min(xs) + 1 <= width
+
+
+def test_labels_do_not_cover_each_other_while_there_is_room() -> None:
+    image = Image.new("RGB", (200, 100), (1, 2, 3))
+    taken: list[tuple[int, int, int, int]] = []
+    for number in range(5):
+        taken.append(draw_label(image, (50, 40), f"thing {number}", size=13, ground=RED, taken=taken))
+    assert taken[0][:2] == (50, 40)
+    assert sorted(top for _, top, _, _ in taken) == [40 - 2 * 17, 40 - 17, 40, 40 + 17, 40 + 2 * 17]
 
 
 @pytest.mark.parametrize("text", ["Où est le chat ?", "猫はどこ", "где кот 😀", "a\x00b\nc\td", "\ud800", "\u202eabc", "é" * 400])

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from tpo_core.canvas.text import BLACK, Colour, draw_label, draw_text, line_height, wrap
+from tpo_core.canvas.text import BLACK, Colour, Rectangle, draw_label, draw_text, line_height, wrap
 from tpo_core.types import MediaInfo
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ PAPER: Colour = (250, 250, 250)
 GAP = 8
 MARGIN = 12
 LEAST_SIDE = 256
+LEAST_SIDE_ALONE = 512
 LEAST_WIDTH = 384
 ROW_WIDTH = 1320
 LABEL, CAPTION, TITLE = 13, 13, 17
@@ -67,6 +68,7 @@ class Canvas:
         way = Image.Resampling.NEAREST if self.scale >= 1 else Image.Resampling.LANCZOS
         self._images = {i: Image.fromarray(np.ascontiguousarray(frames[i])).resize(self._tile, way) for i in sorted(frames)}
         self._below: list[Image.Image | str] = []
+        self._labelled: dict[int, list[Rectangle]] = {index: [] for index in self._images}
         self._colours = 0
 
     @property
@@ -106,7 +108,7 @@ class Canvas:
         image.paste(_picture(drawn))
         for (left, top, _, _), label, ground in zip(drawn_N4.tolist(), labels, colours):
             if label:
-                draw_label(image, (left, top - line_height(LABEL)), label, size=LABEL, ground=ground)
+                self._write_label(frame, (left, top - line_height(LABEL)), label, ground)
 
     def draw_masks(
         self, frame: int, masks_NHW: ArrayLike, labels: Sequence[str] | None = None, *, colour: Colour | Sequence[Colour] | None = None
@@ -131,7 +133,7 @@ class Canvas:
         for tile, label, ground in zip(tiles, labels, colours):
             if label and tile.any():
                 rows, columns = np.nonzero(tile)
-                draw_label(image, (int(columns[0]), int(rows[0]) - line_height(LABEL)), label, size=LABEL, ground=ground)
+                self._write_label(frame, (int(columns[0]), int(rows[0]) - line_height(LABEL)), label, ground)
 
     def draw_points(
         self, frame: int, points_xy: ArrayLike, labels: Sequence[str] | None = None, *, colour: Colour | Sequence[Colour] | None = None
@@ -145,7 +147,7 @@ class Canvas:
         for (x, y), label, fill in zip((points_N2 * self._scale_xy()).tolist(), labels, colours):
             pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=fill, outline=(255, 255, 255), width=2)
             if label:
-                draw_label(image, (x + radius + 2, y - line_height(LABEL) / 2), label, size=LABEL, ground=fill)
+                self._write_label(frame, (x + radius + 2, y - line_height(LABEL) / 2), label, fill)
 
     def panel(self, height: int, *, title: str = "") -> Image.Image:
         """Return an empty RGB strip, `width` wide, that will stand below the frames; draw on it (`draw_text` writes on it).
@@ -215,6 +217,10 @@ class Canvas:
             raise ValueError(f"{self.info.path}: frame {frame} is not on the canvas, which holds {list(self.frames)}")
         return self._images[frame]
 
+    def _write_label(self, frame: int, xy: tuple[float, float], text: str, ground: Colour) -> None:
+        taken = self._labelled[frame]
+        taken.append(draw_label(self._images[frame], xy, text, size=LABEL, ground=ground, taken=taken))
+
     def _paint(
         self, count: int, colour: Colour | Sequence[Colour] | None, labels: Sequence[str] | None
     ) -> tuple[list[Colour], Sequence[str]]:
@@ -273,9 +279,9 @@ class Canvas:
 
 
 def _choose_scale(size: tuple[int, int], count: int) -> float:
-    longest = max(size)
-    if longest < LEAST_SIDE:
-        return math.ceil(LEAST_SIDE / longest)
+    longest, least = max(size), LEAST_SIDE_ALONE if count == 1 else LEAST_SIDE
+    if longest < least:
+        return math.ceil(least / longest)
     most = 960 if count == 1 else 480 if count <= 4 else 324
     return min(1.0, most / longest)
 

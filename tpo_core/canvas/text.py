@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
 Colour = tuple[int, int, int]
+Rectangle = tuple[int, int, int, int]
+"""Left, top, right, bottom in pixels; right and bottom are exclusive."""
 
 BLACK: Colour = (20, 20, 20)
 WHITE: Colour = (255, 255, 255)
@@ -80,24 +83,51 @@ def _break_word(word: str, *, width: int, size: int) -> list[str]:
 
 def draw_text(image: Image.Image, xy: tuple[float, float], text: str, *, size: int = 13, colour: Colour = BLACK) -> None:
     """Draw one line whose upper left corner is at xy (pixels), moved and cut so that it stays inside the image."""
-    _place(image, xy, text, size=size, colour=colour, ground=None)
+    line = _fit(image, text, size)
+    if line:
+        _write(image, _place(image, xy, line, size), line, size, colour)
 
 
-def draw_label(image: Image.Image, xy: tuple[float, float], text: str, *, size: int, ground: Colour) -> None:
-    """Draw one line on a filled ground, black or white by the ground's brightness, moved and cut to stay inside the image."""
+def draw_label(
+    image: Image.Image, xy: tuple[float, float], text: str, *, size: int, ground: Colour, taken: Sequence[Rectangle] = ()
+) -> Rectangle:
+    """Draw one line on a filled ground, black or white by the ground's brightness, moved and cut to stay inside the image.
+
+    Args:
+        taken: places of other labels; where there is room above or below them, they are not covered.
+
+    Returns:
+        The place that the label takes, in pixels; empty where not even one letter fits.
+    """
+    line = _fit(image, text, size)
+    if not line:
+        return (0, 0, 0, 0)
+    height = line_height(size)
+    places = [_place(image, (xy[0], xy[1] + step * height), line, size) for step in (0, 1, -1, 2, -2, 3, -3)]
+    place = next((place for place in places if not any(_overlap(place, other) for other in taken)), places[0])
+    left, top, right, bottom = place
+    ImageDraw.Draw(image).rectangle((left, top, right - 1, bottom - 1), fill=ground)
     red, green, blue = ground
     bright = 0.299 * red + 0.587 * green + 0.114 * blue > 140
-    _place(image, xy, text, size=size, colour=BLACK if bright else WHITE, ground=ground)
+    _write(image, place, line, size, BLACK if bright else WHITE)
+    return place
 
 
-def _place(image: Image.Image, xy: tuple[float, float], text: str, *, size: int, colour: Colour, ground: Colour | None) -> None:
-    line = shorten(printable(text), width=image.width - 2 * PADDING, size=size)
-    if not line:
-        return
+def _fit(image: Image.Image, text: str, size: int) -> str:
+    return shorten(printable(text), width=image.width - 2 * PADDING, size=size)
+
+
+def _place(image: Image.Image, xy: tuple[float, float], line: str, size: int) -> Rectangle:
     width, height = text_width(line, size=size) + 2 * PADDING, line_height(size)
     left = max(0, min(round(xy[0]), image.width - width))
     top = max(0, min(round(xy[1]), image.height - height))
-    pen = ImageDraw.Draw(image)
-    if ground is not None:
-        pen.rectangle((left, top, left + width - 1, top + height - 1), fill=ground)
-    pen.text((left + PADDING, top + height / 2), line, fill=colour, font=font(size), anchor="lm")
+    return left, top, left + width, top + height
+
+
+def _write(image: Image.Image, place: Rectangle, line: str, size: int, colour: Colour) -> None:
+    left, top, _, bottom = place
+    ImageDraw.Draw(image).text((left + PADDING, (top + bottom) / 2), line, fill=colour, font=font(size), anchor="lm")
+
+
+def _overlap(a: Rectangle, b: Rectangle) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
