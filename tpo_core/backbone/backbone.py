@@ -280,7 +280,7 @@ def _takes_outputs(model: Any) -> bool:
 def _name_of(model: nn.Module, module: nn.Module) -> str:
     for name, candidate in model.named_modules():
         if candidate is module:
-            return name
+            return str(name)
     raise BackboneError(f"{type(model).__name__}: its decoder is not one of its modules")
 
 

@@ -9,6 +9,7 @@ Legend: B rows, L length of the prompt, G generated tokens, S slots, D width, W 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -90,6 +91,9 @@ def generate(model: TPOModel, batch: Batch, options: GenerationOptions) -> Gener
         vocabulary=model.known_ids,
     )
     arguments = model.language_inputs(batch, vision) | _text_options(model, batch, options)
+    if "mm_encoder_outputs" in arguments:
+        # Beam search repeats the encoder's outputs in place; the heads and the second way need them as they are.
+        arguments["mm_encoder_outputs"] = {key: copy.copy(value) for key, value in arguments["mm_encoder_outputs"].items()}
     devices = [batch.ids_BL.device] if batch.ids_BL.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices), model.hooks.active(current):
         torch.manual_seed(options.seed)
@@ -118,7 +122,14 @@ def generate(model: TPOModel, batch: Batch, options: GenerationOptions) -> Gener
 def _text_options(model: TPOModel, batch: Batch, options: GenerationOptions) -> dict[str, Any]:
     from transformers import LogitsProcessorList
 
-    forcing = TaskTokenForcing(model.vocabulary, prompt_length=batch.ids_BL.shape[1], budget=options.max_new_tokens, allowed=options.heads)
+    placeholders = (model.backbone.layout.image_id, model.backbone.layout.video_id)
+    forcing = TaskTokenForcing(
+        model.vocabulary,
+        prompt_length=batch.ids_BL.shape[1],
+        budget=options.max_new_tokens,
+        allowed=options.heads,
+        banned=tuple(token for token in placeholders if token is not None),
+    )
     sampling: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
     if options.temperature > 0:
         sampling = {"do_sample": True, "temperature": options.temperature, "top_p": options.top_p, "top_k": 0}

@@ -12,17 +12,25 @@ class TaskTokenForcing:
     """A logits processor (called by transformers as ``processor(ids_BL, scores_BV)``); stateless, so beams and left padding do no harm.
 
     The state at a slot is known one step after the slot was chosen, so a start token needs room for its slots and one token more; without
-    it the last slot would never be fed and its state would be lost.
+    it the last slot would never be fed and its state would be lost. Ids in `banned` (vision placeholders) are never generated.
     """
 
-    def __init__(self, vocabulary: TaskVocabulary, *, prompt_length: int, budget: int, allowed: frozenset[str] | None = None) -> None:
+    def __init__(
+        self,
+        vocabulary: TaskVocabulary,
+        *,
+        prompt_length: int,
+        budget: int,
+        allowed: frozenset[str] | None = None,
+        banned: tuple[int, ...] = (),
+    ) -> None:
         follow = vocabulary.successors()
         self._follow = torch.full((vocabulary.size,), -1, dtype=torch.long)
         for token, successor in follow.items():
             self._follow[token - vocabulary.rows] = successor
         self._rows = vocabulary.rows
         self._need = {vocabulary.start_id(n): 2 + vocabulary.slots[n] for n in vocabulary.names}
-        self._banned = [vocabulary.start_id(n) for n in vocabulary.names if allowed is not None and n not in allowed]
+        self._banned = [*banned] + [vocabulary.start_id(n) for n in vocabulary.names if allowed is not None and n not in allowed]
         self._prompt_length = prompt_length
         self._budget = budget
 
