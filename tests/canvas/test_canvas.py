@@ -195,7 +195,9 @@ def test_labels_do_not_cover_each_other_while_there_is_room() -> None:
     assert sorted(top for _, top, _, _ in taken) == [40 - 2 * 17, 40 - 17, 40, 40 + 17, 40 + 2 * 17]
 
 
-@pytest.mark.parametrize("text", ["Où est le chat ?", "猫はどこ", "где кот 😀", "a\x00b\nc\td", "\ud800", "\u202eabc", "é" * 400])
+@pytest.mark.parametrize(
+    "text", ["Où est le chat ?", "猫はどこ", "где кот 😀", "a\x00b\nc\td", "\ud800", "\u202eabc", "a\u2029b", "é" * 400]
+)
 def test_letters_of_any_script_do_not_crash(text: str) -> None:
     canvas = Canvas(Info((64, 64)), {0: grey(64, 64)})
     canvas.draw_boxes(0, [[5, 5, 20, 20]], [text])

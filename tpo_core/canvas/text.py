@@ -22,11 +22,12 @@ PADDING = 2
 def font(size: int) -> ImageFont.FreeTypeFont:
     """Return DejaVu Sans, which matplotlib ships, at this many pixels; letters that it lacks become boxes.
 
-    The font inside Pillow knows ASCII only.
+    The font inside Pillow knows ASCII only. Basic layout takes any text, raqm fails on paragraph separators.
     """
     import matplotlib
 
-    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"), size)
+    path = Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
+    return ImageFont.truetype(str(path), size, layout_engine=ImageFont.Layout.BASIC)
 
 
 def printable(text: str) -> str:
