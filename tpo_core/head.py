@@ -50,6 +50,10 @@ class Codec(Generic[C]):
     def check(self, target: Target, media: MediaInfo) -> None:
         """Raise `ValueError` (one sentence: found, expected, what to do) where the annotation does not fit the medium."""
 
+    def is_absent(self, target: Target) -> bool:
+        """Return whether the annotation says that there is nothing to answer, so that `encode` gives no query and words answer."""
+        return False
+
     def inputs(self, clip: ClipView) -> Tensors:
         """Return what the head itself reads of the medium (say, uint8 frames at its own size), no batch dimension."""
         return {}

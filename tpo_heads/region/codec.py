@@ -60,6 +60,10 @@ class RegionCodec(Codec[RegionConfig]):
                     f"box {index} {box} lies outside the medium of {width} x {height} pixels; write [x1, y1, x2, y2] in pixels inside it"
                 )
 
+    def is_absent(self, target: Target) -> bool:
+        """Return whether the target holds no box: nothing fits the question."""
+        return not target.get("boxes")
+
     def encode(self, target: Target, clip: ClipView) -> list[Tensors]:
         """Return ``box_xyxy`` (4,), shares of the medium's width and height, for each box."""
         fields = RegionTarget.model_validate(target.fields())

@@ -1,0 +1,214 @@
+"""Test records -> metrics of every head, accuracy of the conversation, and what ignoring the medium scores.
+
+A record's first question is asked; everything it expects counts. A query that was not emitted is a miss, never left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tpo_core.data.records import Record
+from tpo_core.errors import DataError
+from tpo_core.evaluate.conversation import BlindBaseline, is_right
+from tpo_core.head import Metric
+from tpo_core.model import GenerationOptions
+from tpo_core.predict import Prediction, Predictor
+from tpo_core.prepare.question import Question, first_question
+
+
+@dataclass(frozen=True)
+class TestSource:
+    """Records to test on.
+
+    Args:
+        name: how the report calls them.
+        records: (file:line, record); a record may be replaced by the `DataError` that reading it gave.
+        root: folder that media paths are relative to.
+    """
+
+    __test__ = False
+
+    name: str
+    records: Sequence[tuple[str, Record | DataError]]
+    root: Path
+
+
+@dataclass
+class Report:
+    """What an evaluation found.
+
+    Args:
+        heads: head -> metric -> value. chance: the same shape, for answers that ignore question and medium.
+        conversation: source -> accuracy, and ``assignment``: how often exactly the expected heads were called.
+        blind: the same shape, from the question's words alone.
+        counts: source -> number of records.
+        bad: (file:line, reason) of records that could not be used; they count as misses of nothing and are listed.
+        rows: one JSON-ready dict per record: question, expected, prediction.
+    """
+
+    heads: dict[str, dict[str, float]] = field(default_factory=dict)
+    chance: dict[str, dict[str, float]] = field(default_factory=dict)
+    conversation: dict[str, float] = field(default_factory=dict)
+    blind: dict[str, float] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
+    bad: list[tuple[str, str]] = field(default_factory=list)
+    rows: list[dict[str, Any]] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the figures (not the rows), JSON-ready."""
+        return {
+            "heads": self.heads,
+            "chance": self.chance,
+            "conversation": self.conversation,
+            "blind": self.blind,
+            "counts": self.counts,
+            "bad_records": len(self.bad),
+        }
+
+
+@dataclass
+class _Score:
+    right: int = 0
+    blind: int = 0
+    total: int = 0
+
+
+class Evaluator:
+    """Scores a model on test sources.
+
+    Args:
+        predictor: of the model.
+        metrics: head -> a fresh metric.
+        blind: answers from words alone, made of training questions; None leaves the blind row out.
+        batch_size: questions per generation.
+        options: of the generation.
+        progress: called with the number of records done after each batch.
+    """
+
+    def __init__(
+        self,
+        predictor: Predictor,
+        *,
+        metrics: Mapping[str, Callable[[], Metric]],
+        blind: BlindBaseline | None = None,
+        batch_size: int = 16,
+        options: GenerationOptions | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> None:
+        self.predictor = predictor
+        self.metrics = {name: make() for name, make in metrics.items()}
+        self.blind = blind
+        self.batch_size = batch_size
+        self.options = options or GenerationOptions()
+        self.progress = progress
+
+    def run(self, sources: Iterable[TestSource]) -> Report:
+        """Ask every record's first question and score the answers."""
+        report = Report()
+        talk: dict[str, _Score] = {}
+        assigned = _Score()
+        for source in sources:
+            report.counts[source.name] = len(source.records)
+            for where, question, prediction in self._answers(source, report):
+                self._score(source.name, question, prediction, talk, assigned)
+                report.rows.append(_row(source.name, where, question, prediction))
+        for name, metric in self.metrics.items():
+            report.heads[name] = metric.compute()
+            report.chance[name] = metric.chance() if report.heads[name] else {}
+        for name, score in talk.items():
+            report.conversation[name] = score.right / score.total
+            if self.blind is not None:
+                report.blind[name] = score.blind / score.total
+        if assigned.total:
+            report.conversation["assignment"] = assigned.right / assigned.total
+            report.blind["assignment"] = assigned.blind / assigned.total
+        return report
+
+    def _answers(self, source: TestSource, report: Report) -> Iterator[tuple[str, Question, Prediction]]:
+        usable: list[tuple[str, Question]] = []
+        for where, record in source.records:
+            reason = str(record) if isinstance(record, DataError) else self._unusable(record)
+            if reason is None and isinstance(record, Record):
+                usable.append((where, first_question(record)))
+            else:
+                report.bad.append((where, reason or ""))
+        for start in range(0, len(usable), self.batch_size):
+            group = usable[start : start + self.batch_size]
+            for (where, question), prediction in zip(group, self._predict(group, source.root, report), strict=True):
+                if prediction is not None:
+                    yield where, question, prediction
+            if self.progress is not None:
+                self.progress(len(group))
+
+    def _unusable(self, record: Record) -> str | None:
+        heads = {t.head for t in first_question(record).targets}
+        unknown = sorted(str(head) for head in heads if head not in self.metrics)
+        return f"it expects the heads {', '.join(unknown)}, which this run has not" if unknown else None
+
+    def _predict(self, group: Sequence[tuple[str, Question]], root: Path, report: Report) -> list[Prediction | None]:
+        """Predict a batch; where a medium is bad, one by one, so that the others keep their answers."""
+        records = [question.record for _, question in group]
+        try:
+            return list(self.predictor.predict(records, root=root, options=self.options))
+        except DataError as error:
+            if len(group) == 1:
+                report.bad.append((group[0][0], str(error)))
+                return [None]
+            return [answer for one in group for answer in self._predict([one], root, report)]
+
+    def _score(self, source: str, question: Question, prediction: Prediction, talk: dict[str, _Score], assigned: _Score) -> None:
+        answered = {name: [answer.answers for answer in prediction.of(name)] for name in self.metrics}
+        for target in question.targets:
+            queue = answered[str(target.head)]
+            self.metrics[str(target.head)].update(queue.pop(0) if queue else (), target)
+        expected = sorted(self._called(question))
+        called = sorted(answer.head for answer in prediction.heads)
+        assigned.total += 1
+        assigned.right += called == expected
+        assigned.blind += not expected
+        if question.targets:
+            return
+        score = talk.setdefault(source, _Score())
+        score.total += 1
+        record = question.record
+        if called == expected:
+            score.right += is_right(prediction.words, question.text, record.choices, record.answer)
+        if self.blind is not None:
+            guess = self.blind.answer(record.prompt_text())
+            score.blind += is_right(guess, question.text, record.choices, record.answer)
+
+
+    def _called(self, question: Question) -> list[str]:
+        """Return the heads that the right answer calls: none where there is nothing to answer, which is said in words."""
+        codecs = self.predictor.assembly.codecs
+        return [str(target.head) for target in question.targets if not codecs[str(target.head)].is_absent(target)]
+
+
+def training_pairs(records: Iterable[Record]) -> Iterator[tuple[str, str]]:
+    """Yield (question, answer) of every turn of training records that is answered in words alone."""
+    for record in records:
+        asked: str | None = None
+        for message in record.messages:
+            if message.role == "user":
+                asked = message.text
+            elif message.role == "assistant" and asked is not None:
+                if all(part.type == "text" for part in message.content):
+                    yield asked, message.text
+                asked = None
+
+
+def _row(source: str, where: str, question: Question, prediction: Prediction) -> dict[str, Any]:
+    return {
+        "id": question.record.id,
+        "source": source,
+        "where": where,
+        "question": question.record.prompt_text(),
+        "expected": {
+            "words": question.text,
+            "targets": [{"head": t.head, "media": t.media, **t.fields()} for t in question.targets],
+        },
+        "prediction": prediction.to_json(),
+    }
