@@ -189,7 +189,7 @@ def _folder_files(folder: Path, frames: Sequence[str] | None, name: str, *, root
         raise MediaError(f"{name}: the folder holds no pictures; expected numbered PNG, JPEG, WEBP, BMP or GIF files")
     files, stamps = [], []
     for frame in names:
-        real = locate(folder / frame, root=folder if root is None else root)
+        real = locate(folder / frame, root=root)
         status = regular_file(real, path=f"{name}/{frame}")
         files.append(real)
         stamps.append([status.st_size, status.st_mtime_ns])

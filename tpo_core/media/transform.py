@@ -95,7 +95,7 @@ class Transform:
         if other.source_size != self.target_size:
             raise ValueError(f"the second record starts from {other.source_size}, but the first one ends at {self.target_size}")
         moved = self._moved(other.target_size, other.scale, other.offset)
-        window = _intersect(moved.window_xyxy, other.window_xyxy)
+        window = _clip_window(moved.window_xyxy, other.window_xyxy)
         timed = moved.cut(other.time_start, other.time_stop) if (other.time_start, other.time_stop) != (0.0, None) else moved
         return replace(timed, window_xyxy=window, time_scale=self.time_scale * other.time_scale)
 
@@ -167,7 +167,7 @@ class Transform:
             target_size=size,
             scale=(self.scale[0] * factor[0], self.scale[1] * factor[1]),
             offset=(self.offset[0] * factor[0] + shift[0], self.offset[1] * factor[1] + shift[1]),
-            window_xyxy=_intersect(window, (0.0, 0.0, float(size[0]), float(size[1]))),
+            window_xyxy=_clip_window(window, (0.0, 0.0, float(size[0]), float(size[1]))),
         )
 
     def _lookup(self, axis: int, *, to_model: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -208,6 +208,8 @@ def _positive(size: tuple[int, int]) -> None:
         raise ValueError(f"the size {size} (width, height) must be positive")
 
 
-def _intersect(a: tuple[float, float, float, float], b: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
-    left, top = max(a[0], b[0]), max(a[1], b[1])
-    return (left, top, max(left, min(a[2], b[2])), max(top, min(a[3], b[3])))
+def _clip_window(
+    window_xyxy: tuple[float, float, float, float], bounds_xyxy: tuple[float, float, float, float]
+) -> tuple[float, float, float, float]:
+    left, top, right, bottom = np.clip(window_xyxy, bounds_xyxy[:2] * 2, bounds_xyxy[2:] * 2).tolist()
+    return (left, top, right, bottom)

@@ -1,0 +1,204 @@
+"""Frames of video files are exact: each is stamped with its index, and asked for in every order."""
+
+from __future__ import annotations
+
+import multiprocessing
+import pickle
+import random
+import tracemalloc
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+from tpo_core.errors import MediaError
+from tpo_core.media import open_media
+
+Stamp = Callable[[np.ndarray], int]
+MP4 = ["constant.mp4", "variable.mp4", "open_gop.mp4", "late.mp4"]
+ALL = [*MP4, "variable.mkv", "variable.ts", "vp9.webm", "vp8.webm", "h264.avi", "mpeg4.avi"]
+
+
+def test_the_clips_do_hold_b_frames_and_key_frames_in_between(clips: Path) -> None:
+    for name in ("constant.mp4", "variable.mp4", "open_gop.mp4"):
+        with av.open(str(clips / name)) as file:
+            packets = [packet for packet in file.demux(video=0) if packet.size]
+        assert [packet.pts for packet in packets] != sorted(packet.pts for packet in packets)
+        assert sum(packet.is_keyframe for packet in packets) >= 7
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_every_frame_is_exact_one_by_one_in_shuffled_order(clips: Path, name: str, read_stamp: Stamp) -> None:
+    media = open_media(path=clips / name, kind="video")
+    assert len(media.times) == 90
+    order = list(range(90))
+    random.Random(name).shuffle(order)
+    for index in order[:45]:
+        media._cache.clear()  # each one is really looked up in the file
+        assert read_stamp(media.frames([index])[0]) == index
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_shuffled_list_with_doubles_comes_back_in_its_order(clips: Path, name: str, read_stamp: Stamp) -> None:
+    order = [88, 3, 3, 0, 89, 41, 40, 12, 13, 11, 3]
+    frames = open_media(path=clips / name, kind="video").frames(order)
+    assert frames.shape == (11, 48, 64, 3)
+    assert frames.dtype == np.uint8
+    assert [read_stamp(frame) for frame in frames] == order
+
+
+@pytest.mark.parametrize("name", ["variable.mp4", "late.mp4", "variable.mkv", "variable.ts", "vp9.webm", "vp8.webm"])
+def test_times_of_a_variable_rate_are_those_that_were_written(clips: Path, name: str, variable_ms: list[int]) -> None:
+    media = open_media(path=clips / name, kind="video")
+    np.testing.assert_allclose(media.times, np.array(variable_ms) / 1000, atol=1e-9)
+    assert variable_ms[-1] / 1000 < media.duration <= variable_ms[-1] / 1000 + 0.048
+
+
+@pytest.mark.parametrize("name", ["constant.mp4", "h264.avi", "mpeg4.avi"])
+def test_times_of_a_constant_rate(clips: Path, name: str) -> None:
+    media = open_media(path=clips / name, kind="video")
+    np.testing.assert_allclose(media.times, np.arange(90) / 30, atol=1e-9)
+    assert media.duration == pytest.approx(3.0)
+    assert media.size == (64, 48)
+
+
+def test_frames_shown_before_the_files_zero_are_left_out(tmp_path: Path, clip_writer: Callable[..., Path], read_stamp: Stamp) -> None:
+    # An edit list: the first six frames are in the file, but players do not show them.
+    path = clip_writer(tmp_path / "edited.mp4", [i * 40 - 240 for i in range(30)])
+    media = open_media(path=path, kind="video")
+    assert len(media.times) == 24
+    assert [read_stamp(frame) for frame in media.frames([23, 0, 5, 6])] == [29, 6, 11, 12]
+
+
+def test_reading_in_pieces_gives_every_frame_once_and_keeps_none(clips: Path, read_stamp: Stamp) -> None:
+    for name in ("variable.mp4", "vp8.webm"):
+        media = open_media(path=clips / name, kind="video")
+        pieces = list(media.iterate(chunk=16))
+        assert [len(indices) for indices, _ in pieces] == [16, 16, 16, 16, 16, 10]
+        assert [read_stamp(frame) for _, frames in pieces for frame in frames] == list(range(90))
+        assert not media._cache
+    some = [index for indices, frames in media.iterate([4, 9, 80], chunk=2) for index, _ in zip(indices, frames, strict=True)]
+    assert some == [4, 9, 80]
+
+
+def test_memory_stays_flat_over_a_long_clip(tmp_path: Path, clip_writer: Callable[..., Path]) -> None:
+    media = open_media(path=clip_writer(tmp_path / "long.mp4", range(600), base=Fraction(1, 30)), kind="video")
+    tracemalloc.start()
+    peaks = []
+    for number, _ in enumerate(media.iterate(chunk=20)):
+        if number in (2, 29):
+            peaks.append(tracemalloc.get_traced_memory()[1])
+    tracemalloc.stop()
+    one_piece = 20 * 48 * 64 * 3
+    assert peaks[1] - peaks[0] < one_piece
+
+
+def test_frames_are_decoded_once_and_the_cache_is_bounded(clips: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    media = open_media(path=clips / "constant.mp4", kind="video")
+    first = media.frames([5, 6])
+    read = []
+    monkeypatch.setattr(media._source, "read", lambda positions: read.append(list(positions)) or iter(()))
+    np.testing.assert_array_equal(media.frames([6, 5]), first[::-1])
+    assert read == [[]]
+    monkeypatch.undo()
+    frame_bytes = 64 * 48 * 3
+    monkeypatch.setattr("tpo_core.media.medium.CACHE_BYTES", 4 * frame_bytes)
+    media.frames(range(20))
+    assert len(media._cache) == 4
+    media.close()
+    assert len(media._cache) == 0
+    np.testing.assert_array_equal(media.frames([5, 6]), first)
+
+
+def test_the_caller_may_change_what_he_got(clips: Path) -> None:
+    media = open_media(path=clips / "constant.mp4", kind="video")
+    frames = media.frames([7])
+    kept = frames.copy()
+    frames[:] = 0
+    np.testing.assert_array_equal(media.frames([7]), kept)
+
+
+def test_pickling_leaves_open_files_and_frames_behind(clips: Path, read_stamp: Stamp) -> None:
+    media = open_media(path=clips / "variable.mp4", kind="video", start=1.0)
+    media.frames(range(30))
+    data = pickle.dumps(media)
+    assert len(data) < 10_000
+    again = pickle.loads(data)
+    assert (again.times, again.key, again.size, again.duration) == (media.times, media.key, media.size, media.duration)
+    np.testing.assert_array_equal(again.frames([2, 1]), media.frames([2, 1]))
+
+
+def _stamps_in_child(media: object, order: list[int], results: object) -> None:
+    results.put(media.frames(order)[:, 24].mean(axis=-1)[:, 4::8].round().astype(int).tolist())  # type: ignore[attr-defined]
+
+
+def test_a_forked_worker_does_not_share_the_parents_place_in_the_file(clips: Path) -> None:
+    media = open_media(path=clips / "variable.mp4", kind="video")
+    media.frames([40])
+    context = multiprocessing.get_context("fork")
+    results = context.SimpleQueue()
+    workers = [context.Process(target=_stamps_in_child, args=(media, [60, 10, 85], results)) for _ in range(2)]
+    for worker in workers:
+        worker.start()
+    here = media.frames([41, 70, 20])
+    bits = [[[int(value > 127) for value in row] for row in results.get()] for _ in workers]
+    for worker in workers:
+        worker.join(60)
+    assert bits == [[[i >> bit & 1 for bit in range(8)] for i in (60, 10, 85)]] * 2
+    assert [sum(int(frame[24, bit * 8 + 4].mean() > 127) << bit for bit in range(8)) for frame in here] == [41, 70, 20]
+
+
+@pytest.mark.parametrize(("degrees", "size", "turns"), [(90, (48, 64), 1), (180, (64, 48), 2), (-90, (48, 64), 3)])
+def test_a_phones_rotation_is_applied(clips: Path, tmp_path: Path, degrees: int, size: tuple[int, int], turns: int) -> None:
+    path = tmp_path / "turned.mp4"
+    with av.open(str(clips / "constant.mp4")) as source, av.open(str(path), "w") as sink:
+        stream = sink.add_stream_from_template(source.streams.video[0])
+        stream.set_display_rotation(degrees)
+        for packet in source.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = stream
+                sink.mux(packet)
+    media = open_media(path=path, kind="video")
+    assert media.size == size
+    upright = open_media(path=clips / "constant.mp4", kind="video").frames([9])[0]
+    np.testing.assert_array_equal(media.frames([9])[0], np.rot90(upright, turns))
+
+
+def test_an_animated_gif_is_a_clip_or_its_first_picture(tmp_path: Path) -> None:
+    pictures = [Image.fromarray(np.full((20, 30, 3), 40 * i, np.uint8)) for i in range(5)]
+    pictures[0].save(tmp_path / "a.gif", save_all=True, append_images=pictures[1:], duration=[100, 200, 50, 100, 300])
+    clip = open_media(path=tmp_path / "a.gif", kind="video")
+    np.testing.assert_allclose(clip.times, [0, 0.1, 0.3, 0.35, 0.45])
+    assert clip.duration == pytest.approx(0.75)
+    assert clip.frames([4, 0, 2])[:, 3, 3].tolist() == [[160] * 3, [0] * 3, [80] * 3]
+    picture = open_media(path=tmp_path / "a.gif", kind="image")
+    assert (picture.times, picture.duration, picture.size) == ((0.0,), 0.0, (30, 20))
+    assert picture.frames([0])[0, 3, 3].tolist() == [0, 0, 0]
+
+
+def test_a_clip_of_one_frame(tmp_path: Path, clip_writer: Callable[..., Path]) -> None:
+    media = open_media(path=clip_writer(tmp_path / "one.mp4", [0], base=Fraction(1, 30)), kind="video")
+    assert media.times == (0.0,)
+    assert media.duration == pytest.approx(1 / 30)
+
+
+def test_a_changed_file_is_indexed_anew_and_has_another_key(tmp_path: Path, clip_writer: Callable[..., Path]) -> None:
+    path = clip_writer(tmp_path / "a.mp4", range(5), base=Fraction(1, 30))
+    old = open_media(path=path, kind="video")
+    clip_writer(path, range(8), base=Fraction(1, 30))
+    new = open_media(path=path, kind="video")
+    assert (len(old.times), len(new.times)) == (5, 8)
+    assert old.key != new.key
+    assert open_media(path=path, kind="video").key == new.key
+    assert open_media(path=path, kind="video", start=0.1).key != new.key
+
+
+def test_an_index_outside_the_clip_is_an_error(clips: Path) -> None:
+    media = open_media(path=clips / "constant.mp4", kind="video", end=1.0)
+    for index in (-1, 30):
+        with pytest.raises(MediaError, match=rf"frame {index} was asked for, but there are 30 frames \(0 to 29\) after the cut"):
+            media.frames([0, index])
