@@ -95,9 +95,7 @@ def video_predictor(sam: Any) -> Any:
     return model
 
 
-def predict_video(
-    sam: Any, frames: Tensor, sparse: Tensor, start: int, monkeypatch: pytest.MonkeyPatch
-) -> dict[int, Tensor]:
+def predict_video(sam: Any, frames: Tensor, sparse: Tensor, start: int, monkeypatch: pytest.MonkeyPatch) -> dict[int, Tensor]:
     """Return the mask logits (objects, h, w) of every frame by sam2's predictor: forward from the prompt frame, then in reverse."""
     predictor = video_predictor(sam)
     images = normalise_frames(frames)
@@ -119,15 +117,13 @@ def predict_video(
 
 
 def gated(step: Step) -> Tensor:
-    masks = step.masks_BMhw[torch.arange(len(step.object_B)), step.best_B]
+    masks = step.masks_BMhw[torch.arange(len(step.object_B)), step.best]
     return torch.where(step.object_B[:, None, None] > 0, masks, ABSENT)
 
 
 @pytest.mark.parametrize(("objects", "start", "count"), [(1, 0, 19), (3, 0, 5), (3, 3, 6), (1, 9, 12)])
 @torch.no_grad()
-def test_propagation_equals_video_predictor(
-    sam: Any, monkeypatch: pytest.MonkeyPatch, objects: int, start: int, count: int
-) -> None:
+def test_propagation_equals_video_predictor(sam: Any, monkeypatch: pytest.MonkeyPatch, objects: int, start: int, count: int) -> None:
     frames, sparse = frames_of(sam, count), tokens_of(sam, objects)
     reference = predict_video(sam, frames, sparse, start, monkeypatch)
     steps = track(sam, frames, sparse, start=start)

@@ -1,0 +1,31 @@
+"""Mask head: segment and follow what a phrase or a box names, with SAM2 behind the task embedding (TPO, arXiv 2412.19326, section 3.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from tpo_core import HeadSpec, hookimpl
+
+_BLOCK = {"size": [48, 64], "counts": "Zn0d0l0000000000000000000000000000000000000000000000000000000000fd0"}
+_NOTHING = {"size": [48, 64], "counts": "PP3"}
+_SIZE = [64, 48]
+
+
+@hookimpl
+def tpo_heads() -> Iterable[HeadSpec]:
+    """Announce the mask head."""
+    yield HeadSpec(
+        name="mask",
+        summary="masks of what a phrase or a box names, followed through a clip (SAM2)",
+        config="tpo_heads.mask.config:MaskConfig",
+        codec="tpo_heads.mask.codec:MaskCodec",
+        head="tpo_heads.mask.head:MaskHead",
+        metric="tpo_heads.mask.metric:MaskMetric",
+        draw="tpo_heads.mask.draw:draw",
+        primary="j&f",
+        fidelity=0.9,
+        examples=(
+            {"size": _SIZE, "frames": [0], "rle": [_BLOCK]},
+            {"size": _SIZE, "frames": [0], "rle": [_NOTHING]},
+        ),
+    )

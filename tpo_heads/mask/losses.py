@@ -53,18 +53,20 @@ def mask_iou(logits_RMX: Tensor, truth_RX: Tensor) -> Tensor:
     return overlap_RM / union_RM.clamp(min=1)
 
 
-def mask_losses(logits_RMX: Tensor, iou_RM: Tensor, truth_RX: Tensor, *, focal: float, dice: float) -> MaskLosses:
+def mask_losses(
+    logits_RMX: Tensor, iou_RM: Tensor, truth_RX: Tensor, *, focal: float, dice: float, real_RM: Tensor | None = None
+) -> MaskLosses:
     """Return focal and dice of the candidate with the least weighted sum of both, and the mean L1 of all predicted IoUs.
 
     Args:
         logits_RMX: candidates. iou_RM: their predicted IoUs. truth_RX: 0 or 1.
         focal, dice: factors by which the candidate is chosen (SAM2: 20 and 1).
+        real_RM: the candidates' real IoUs, or None to measure them on these pixels.
     """
     logits_RMX, truth_RX = logits_RMX.float(), truth_RX.float()
     focal_RM, dice_RM = focal_loss(logits_RMX, truth_RX), dice_loss(logits_RMX, truth_RX)
     best_R1 = (focal * focal_RM + dice * dice_RM).argmin(dim=1, keepdim=True)
-    with torch.no_grad():
-        real_RM = mask_iou(logits_RMX, truth_RX)
+    real_RM = mask_iou(logits_RMX, truth_RX) if real_RM is None else real_RM
     iou_R = (iou_RM.float() - real_RM).abs().mean(dim=1)
     return MaskLosses(focal_RM.gather(1, best_R1).squeeze(1), dice_RM.gather(1, best_R1).squeeze(1), iou_R)
 

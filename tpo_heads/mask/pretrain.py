@@ -1,11 +1,12 @@
 """Teach a SAM2 with random weights to segment from a point, then to follow through its memory: the stand-in for SAM2's checkpoint.
 
-Legend: B clips, T frames, H W the picture's side (SAM2's own).
+Legend: K clips, B objects in them, T frames, H W the picture's side (SAM2's own).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -22,17 +23,19 @@ WARMUP = 50
 
 
 class ClipBatch(NamedTuple):
-    """Clips with one object each.
+    """Clips and objects in them; several objects of one clip share its image features, and teach that the point decides.
 
     Args:
-        frames_BTCHW: uint8 RGB at SAM2's size, T = 1 for pictures.
+        frames_KTCHW: uint8 RGB at SAM2's size, T = 1 for pictures.
         masks_BTHW: true where the object is seen; a frame without it is a legal target.
         points_B2: x, y in 0-1 of a pixel on the object in frame 0.
+        clip_B: which clip each object is in; None = one object per clip, in order.
     """
 
-    frames_BTCHW: Tensor
+    frames_KTCHW: Tensor
     masks_BTHW: Tensor
     points_B2: Tensor
+    clip_B: Tensor | None = None
 
 
 Log = Callable[[int, float], None]
@@ -50,7 +53,8 @@ def pretrain(
 ) -> SAM2Base:
     """Train all of a SAM2 in place on pictures, then on clips (three frames teach the memory), and return it in eval mode.
 
-    Each phase has its own AdamW with warm-up and a cosine to a twentieth of `lr`. Randomness is the caller's (batches, initial weights).
+    Each phase has its own AdamW: warm-up, `lr` held (skill comes suddenly, and not at a step that can be foretold), and a fall to a
+    twentieth of it over the last fifth. Randomness is the caller's (batches, initial weights).
 
     Args:
         batches_single, batches_clips: read until the phase's steps are done; both may be endless.
@@ -66,7 +70,7 @@ def pretrain(
     for batches, steps in ((batches_single, steps_single), (batches_clips, steps_clips)):
         optimizer = torch.optim.AdamW(sam.parameters(), lr=lr, betas=(0.9, 0.98), weight_decay=0.01)
         warm = min(WARMUP, max(1, steps // 5))
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step, warm=warm, steps=steps: _rate(step, warm, steps))
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, partial(_rate, warm=warm, steps=steps))
         source = iter(batches)
         for step in range(steps):
             batch = next(source, None)
@@ -76,7 +80,7 @@ def pretrain(
             if not bool(torch.isfinite(loss)):
                 raise ValueError(f"the loss of SAM2's pre-training is {float(loss)} at step {done}; lower `lr` ({lr})")
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            torch.autograd.backward(loss)
             torch.nn.utils.clip_grad_norm_(sam.parameters(), 1.0)
             optimizer.step()
             schedule.step()
@@ -88,9 +92,11 @@ def pretrain(
 
 def clip_loss(sam: SAM2Base, batch: ClipBatch) -> Tensor:
     """Return SAM2's training loss (20 focal + dice + IoU + object score) of clips prompted by a point on frame 0, a scalar."""
-    rows, count = batch.frames_BTCHW.shape[:2]
-    features = encode_frames(sam, batch.frames_BTCHW.flatten(0, 1), at_once=rows * count)
-    index_BT = torch.arange(rows * count, device=batch.frames_BTCHW.device).view(rows, count)
+    clips, count = batch.frames_KTCHW.shape[:2]
+    features = encode_frames(sam, batch.frames_KTCHW.flatten(0, 1), at_once=clips * count)
+    index_BT = torch.arange(clips * count, device=batch.frames_KTCHW.device).view(clips, count)
+    if batch.clip_B is not None:
+        index_BT = index_BT[batch.clip_B]
     tracker = Tracker(sam, num_frames=count, prompt_frame=0, learning=True)
     masks_BTMhw, iou_BTM, object_BT = stack_steps(propagate(tracker, features, index_BT, point_tokens(sam, batch.points_B2)))
     logits = enlarge(masks_BTMhw.flatten(0, 1), sam.image_size)
@@ -102,7 +108,5 @@ def clip_loss(sam: SAM2Base, batch: ClipBatch) -> Tensor:
 
 
 def _rate(step: int, warm: int, steps: int) -> float:
-    if step < warm:
-        return (step + 1) / warm
-    share = (step - warm) / max(1, steps - warm)
-    return 0.05 + 0.95 * 0.5 * (1 + float(torch.cos(torch.tensor(share * torch.pi))))
+    fall = max(1, steps // 5)
+    return min((step + 1) / warm, 1.0, 0.05 + 0.95 * (steps - step) / fall)

@@ -64,7 +64,9 @@ def build_sam(name: str, *, image_size: int | None = None) -> SAM2Base:
     side = image_size if image_size is not None else card.image_size
     step = 64 if card.config is None else 32
     if side % step or side <= 0:
-        raise ConfigError(f"image_size {side} was given for {name}, expected a positive multiple of {step}; choose {max(step, side // step * step)}")
+        raise ConfigError(
+            f"image_size {side} was given for {name}, expected a positive multiple of {step}; choose {max(step, side // step * step)}"
+        )
     _import_quietly()
     if card.config is None:
         from tpo_heads.mask.tiny import build_tiny
@@ -133,7 +135,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         from safetensors.torch import load_file
 
         try:
-            return load_file(path)
+            tensors: dict[str, Tensor] = load_file(path)
+            return tensors
         except (SafetensorError, OSError) as error:
             raise CheckpointError(f"{path}: no readable safetensors file ({error}); give SAM2's weights") from error
     if path.suffix not in {".pt", ".pth"}:
@@ -147,7 +150,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{path}: no weights that can be read without running code ({first}); give SAM2's own .pt") from error
     state = held.get("model", held) if isinstance(held, dict) else held
     if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
-        raise CheckpointError(f"{path}: expected SAM2's tensors by name (or under 'model'), got {type(state).__name__}; give SAM2's own .pt")
+        raise CheckpointError(
+            f"{path}: expected SAM2's tensors by name (or under 'model'), got {type(state).__name__}; give SAM2's own .pt"
+        )
     return state
 
 

@@ -9,7 +9,7 @@ on rows that differ in media; `tests/mask` holds them equal to both predictors.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -49,7 +49,7 @@ class Step(NamedTuple):
     object_B: Tensor
 
     @property
-    def best_B(self) -> Tensor:
+    def best(self) -> Tensor:
         """Return the candidate of highest predicted IoU."""
         return self.iou_BM.argmax(dim=1)
 
@@ -63,7 +63,7 @@ def normalise_frames(frames_FCHW: Tensor) -> Tensor:
 
 def encode_frames(sam: SAM2Base, frames_FCHW: Tensor, *, at_once: int = 8) -> SamFeatures:
     """Return the image features of uint8 frames, `at_once` of them in one call of the encoder."""
-    parts = [sam.forward_image(normalise_frames(part))["backbone_fpn"][-3:] for part in frames_FCHW.split(at_once)]
+    parts = [sam.forward_image(normalise_frames(part))["backbone_fpn"][-3:] for part in torch.split(frames_FCHW, at_once)]
     return SamFeatures(*(torch.cat(levels) for levels in zip(*parts)))
 
 
@@ -91,9 +91,7 @@ def _embed(sam: SAM2Base, coords_BP2: Tensor, labels_BP: Tensor) -> Tensor:
     return sparse_BPC
 
 
-def decode_masks(
-    sam: SAM2Base, pixels_BCHW: Tensor, features: SamFeatures, sparse_BPC: Tensor, *, multimask: bool
-) -> tuple[Step, Tensor]:
+def decode_masks(sam: SAM2Base, pixels_BCHW: Tensor, features: SamFeatures, sparse_BPC: Tensor, *, multimask: bool) -> tuple[Step, Tensor]:
     """Run the mask decoder on rows of features (memory already mixed into `pixels_BCHW`).
 
     Returns:
@@ -111,7 +109,7 @@ def decode_masks(
         high_res_features=[features.fine_FCHW, features.middle_FCHW],
     )
     step = Step(masks_BMhw.float(), iou_BM.float(), object_B1.float().squeeze(1))
-    best_B = step.best_B if tokens_BKC.shape[1] > 1 else torch.zeros(rows, dtype=torch.long, device=pixels_BCHW.device)
+    best_B = step.best if tokens_BKC.shape[1] > 1 else torch.zeros(rows, dtype=torch.long, device=pixels_BCHW.device)
     return step, tokens_BKC[torch.arange(rows, device=best_B.device), best_B]
 
 
@@ -196,7 +194,7 @@ class Tracker:
     def _remember(self, features: SamFeatures, step: Step, token_BC: Tensor, *, prompted: bool) -> _Memory:
         sam = self.sam
         rows = torch.arange(len(features), device=step.iou_BM.device)
-        masks_B1hw = step.masks_BMhw[rows, step.best_B][:, None]
+        masks_B1hw = step.masks_BMhw[rows, step.best][:, None]
         seen_B1 = (step.object_B > 0).float()[:, None]
         if not self.learning:
             masks_B1hw = torch.where(seen_B1[..., None, None] > 0, masks_B1hw, ABSENT)
@@ -230,9 +228,7 @@ class Tracker:
                 memory.mask_BCHW, memory.pos_B = None, None
 
 
-def propagate(
-    tracker: Tracker, features: SamFeatures, index_BT: Tensor, sparse_BPC: Tensor, *, multimask: bool = False
-) -> list[Step]:
+def propagate(tracker: Tracker, features: SamFeatures, index_BT: Tensor, sparse_BPC: Tensor, *, multimask: bool = False) -> list[Step]:
     """Segment T frames of each row from the tracker's prompt frame: forward to the end, then backward to the beginning.
 
     Args:
@@ -273,10 +269,17 @@ def choose(masks_BTMhw: Tensor, iou_BTM: Tensor) -> tuple[Tensor, Tensor]:
     return masks_BTMhw.gather(2, where).squeeze(2), iou_BTM.gather(2, best_BT1).squeeze(2)
 
 
-def unused_parameters(sam: SAM2Base, *, boxes: bool) -> Iterable[str]:
-    """Yield prefixes of the parameters that no path here reaches: SAM2's own prompts (corners only with `boxes`) and mask prompts."""
+def unused_parameters(*, boxes: bool, memory: bool) -> Iterator[str]:
+    """Yield prefixes of the parameters that no path here reaches: SAM2's own points and mask prompts (corners only with `boxes`).
+
+    Args:
+        memory: whether clips of more than one frame are followed; without, memory and object pointers are not reached either.
+    """
     yield "sam_prompt_encoder.mask_downscaling."
     yield "mask_downsample."
     yield "no_mem_pos_enc"
-    corners = (2, 3) if boxes else ()
-    yield from (f"sam_prompt_encoder.point_embeddings.{kind}." for kind in range(4) if kind not in corners)
+    if not boxes:
+        yield "sam_prompt_encoder.point_embeddings."
+    if not memory:
+        names = ("memory_attention.", "memory_encoder.", "maskmem_tpos_enc", "obj_ptr", "no_obj_", "sam_prompt_encoder.not_a_point_embed.")
+        yield from names
