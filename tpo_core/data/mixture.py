@@ -178,8 +178,9 @@ def _shuffled_block(inner: bytes, first: int, seed: int, block: int) -> np.ndarr
     places = np.arange(block * _BLOCK, (block + 1) * _BLOCK, dtype=np.uint64)
     values = places * np.uint64(_STEP) + np.uint64(first)
     chosen = np.searchsorted(np.frombuffer(inner, dtype=np.uint64), values, side="right")
-    rng = np.random.Generator(np.random.Philox(np.random.SeedSequence((seed, block))))
-    return rng.permutation(chosen)
+    # Not numpy's generator: its streams may change from version to version, and a run is resumed with another one.
+    key = _number(seed, "block", block)
+    return chosen[[permuted(place, _BLOCK, key=key) for place in range(_BLOCK)]]
 
 
 def _weights(sources: Sequence[Source], temperature: float | None) -> list[Fraction]:
