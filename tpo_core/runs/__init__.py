@@ -1,0 +1,1 @@
+"""A run's folder: save, load, verify. Safetensors and JSON only."""

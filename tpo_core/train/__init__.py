@@ -1,0 +1,40 @@
+"""The trainer: stages on Accelerate alone. It knows a `Trainable` and batches; never a head, a plugin or the model's class."""
+
+from __future__ import annotations
+
+from tpo_core.train.balance import Balance, Pulls, measure_pulls, shared_parameters
+from tpo_core.train.freeze import TrainableModule, fixed_parameters, freeze, freeze_unreached
+from tpo_core.train.launch import assert_distributed, make_accelerator
+from tpo_core.train.loader import BadRow, Draws, Loader, StepBatches, StepSource
+from tpo_core.train.observe import Observer, Observers, StagePlan, StepHook, StepReport
+from tpo_core.train.plan import describe_rates, micro_batches, rate_factor, resolve_rates, stage_steps
+from tpo_core.train.trainer import Trainer
+
+__all__ = [
+    "BadRow",
+    "Balance",
+    "Draws",
+    "Loader",
+    "Observer",
+    "Observers",
+    "Pulls",
+    "StagePlan",
+    "StepBatches",
+    "StepHook",
+    "StepReport",
+    "StepSource",
+    "TrainableModule",
+    "Trainer",
+    "assert_distributed",
+    "describe_rates",
+    "fixed_parameters",
+    "freeze",
+    "freeze_unreached",
+    "make_accelerator",
+    "measure_pulls",
+    "micro_batches",
+    "rate_factor",
+    "resolve_rates",
+    "shared_parameters",
+    "stage_steps",
+]

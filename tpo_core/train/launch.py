@@ -1,0 +1,77 @@
+"""The accelerator of a run, and the check that the launcher set up what the recipe asks for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from accelerate import Accelerator
+from accelerate.tracking import get_available_trackers
+from accelerate.utils import DistributedType, LoggerType
+
+from tpo_core.errors import ConfigError, TrainError, did_you_mean
+
+if TYPE_CHECKING:
+    from tpo_core.config import TrainerConfig
+
+
+def make_accelerator(config: TrainerConfig, *, logging_dir: str, cpu: bool = False) -> Accelerator:
+    """Return the accelerator: bfloat16 where the recipe wants it, trackers, and no division by accumulation steps.
+
+    Args:
+        config: the recipe's ``trainer``.
+        logging_dir: where trackers that write files put them.
+        cpu: stay on the CPU even where there is a device.
+
+    Raises:
+        ConfigError: an unknown tracker, or one whose package is not installed.
+        TrainError: the launcher did not set up ``trainer.distributed``.
+    """
+    installed = [str(getattr(tracker, "value", tracker)) for tracker in get_available_trackers()]
+    known = [member.value for member in LoggerType if member.value != "all"]
+    for name in config.trackers:
+        if name not in known:
+            raise ConfigError(f"trainer.trackers: no tracker {name!r}.{did_you_mean(name, known) or ' Known: ' + ', '.join(known)}")
+        if name not in installed:
+            raise ConfigError(f"trainer.trackers: the package of {name!r} is not installed; install it or take the tracker out")
+    try:
+        accelerator = Accelerator(
+            cpu=cpu,
+            mixed_precision="bf16" if _wants_bf16(config, cpu=cpu) else "no",
+            log_with=list(config.trackers) or None,
+            project_dir=logging_dir,
+            gradient_accumulation_steps=1,
+        )
+    except ValueError as error:
+        raise ConfigError(f"trainer: {error}") from error
+    assert_distributed(accelerator, config.distributed)
+    return accelerator
+
+
+def _wants_bf16(config: TrainerConfig, *, cpu: bool) -> bool:
+    if isinstance(config.bf16, bool):
+        return config.bf16
+    return not cpu and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+
+
+def assert_distributed(accelerator: Accelerator, expected: str) -> None:
+    """Check what Accelerate really set up: on some machines it falls back to another strategy without a word.
+
+    Args:
+        expected: ``none``, ``ddp``, ``fsdp2``, or ``auto`` (any of these three).
+
+    Raises:
+        TrainError: it is another one, or one that this trainer cannot use.
+    """
+    found = str(accelerator.distributed_type).rsplit(".", 1)[-1]
+    names = {DistributedType.NO: "none", DistributedType.FSDP: "fsdp2" if accelerator.is_fsdp2 else "fsdp1"}
+    ddp = ("MULTI_CPU", "MULTI_GPU", "MULTI_NPU", "MULTI_XPU")
+    strategy = names.get(accelerator.distributed_type, "ddp" if found in ddp else found.lower())
+    if strategy not in ("none", "ddp", "fsdp2"):
+        advice = "set fsdp_version to 2" if strategy == "fsdp1" else "it divides and steps by itself; use FSDP2 or DDP"
+        raise TrainError(f"the launcher set up {strategy}, which this trainer cannot use: {advice}")
+    if expected not in ("auto", strategy):
+        raise TrainError(
+            f"trainer.distributed asks for {expected}, but Accelerate set up {strategy} ({found}, {accelerator.num_processes} processes); "
+            f"start it with `accelerate launch` and a matching config"
+        )
