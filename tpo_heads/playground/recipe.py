@@ -16,11 +16,97 @@ from tpo_core.errors import ConfigError
 
 HEADS = ("region", "temporal", "mask")
 SAM_FILE = "sam2.safetensors"
-SHARES: dict[str, dict[str, float]] = {
-    "region": {"image": 1.0},
-    "temporal": {"clip": 1.0},
-    "mask": {"track": 1.0},
-}
+SOURCES = {"region": ("image",), "temporal": ("clip",), "mask": ("image", "track")}
+"""Which kinds of scenes hold a head's records."""
+
+
+def default(
+    heads: Sequence[str],
+    output: str | Path,
+    *,
+    samples: int = 3000,
+    seed: int = 0,
+    level: int = 1,
+    base: str = "shipped",
+    scale: float = 1.0,
+) -> dict[str, Any]:
+    """Return the default recipe as a plain mapping; its data and base model are written under ``<output>/playground``.
+
+    Args:
+        heads: heads to train, of region, temporal, mask.
+        output: the run's folder.
+        samples, seed, level, base: see `prepare`.
+        scale: factor of all stages' steps.
+
+    Raises:
+        ConfigError: a head that the playground has no records for, or what `prepare` raises.
+    """
+    wanted = tuple(head for head in HEADS if head in heads)
+    if unknown := [head for head in heads if head not in HEADS]:
+        raise ConfigError(
+            f"the playground has records for {', '.join(HEADS)}, not for {unknown[0]!r}; give a recipe of your own with --config "
+            "(a head's targets can be read from the playground's scenes by the reader `playground`)"
+        )
+    if not wanted:
+        raise ConfigError(f"no head was named; give some of {', '.join(HEADS)}")
+    made = prepare(Path(output) / "playground", samples=samples, seed=seed, level=level, heads=wanted, base=base)
+    kinds = list(dict.fromkeys(kind for head in wanted for kind in SOURCES[head]))
+    files: dict[str, Path] = made["data"]
+    tests = [name.removeprefix("test-") for name in files if name.startswith("test-")]
+    return {
+        "seed": seed,
+        "output": str(output),
+        "model": {"path": str(made["base"]), "dtype": "float32", "frames": 12, "max_length": 1024},
+        "lora": {"r": 16, "alpha": 32.0},
+        "heads": {name: _head(name, wanted, made["sam"]) for name in wanted},
+        "loss": {"assign": 1.0},
+        "data": {
+            "train": [{"name": kind, "path": str(files[f"train-{kind}"]), "weight": 1.0} for kind in kinds],
+            "test": [{"name": name, "path": str(files[f"test-{name}"])} for name in tests],
+            "workers": 0,
+        },
+        "stages": _stages(wanted, kinds, scale),
+    }
+
+
+def _head(name: str, wanted: Sequence[str], sam: Path | None) -> dict[str, Any]:
+    if name == "temporal":
+        small = dict.fromkeys(("dummy_layers", "text_layers", "encoder_layers", "decoder_layers"), 1)
+        return {"hidden": 64, "attention_heads": 4, "inner_width": 128, "moment_queries": 4, "dummies": 4, "input_dropout": 0.0, **small}
+    if name == "mask":
+        start = {"init_from": "region"} if "region" in wanted else {}
+        return {"sam": "tiny", "image_size": 64, "trains": "decoder", **({"weights": str(sam)} if sam else {}), **start}
+    return {}
+
+
+def _stages(wanted: Sequence[str], kinds: Sequence[str], scale: float) -> list[dict[str, Any]]:
+    """Return the paper's three stages: assignment, each head with vision and connector frozen, all together with conversation."""
+
+    def stage(name: str, steps: int, size: int, rate: float, sources: dict[str, float], heads: Sequence[str]) -> dict[str, Any]:
+        return {
+            "name": name,
+            "steps": max(1, round(steps * scale)),
+            "batch_size": size,
+            "heads": list(heads),
+            "sources": sources,
+            "train": {"lora": rate, "tokens": rate, "heads": 1e-3},
+            "warmup": 0.05,
+            "min_lr_ratio": 0.05,
+            "betas": [0.9, 0.98],
+        }
+
+    lengths = {"region": (240, 12), "temporal": (240, 8), "mask": (200, 8)}
+    shares = {
+        "region": {"image": 1.0},
+        "temporal": {"clip": 0.75, "image": 0.25},
+        "mask": {"image": 0.4, "track": 0.6},
+    }
+    stages = [stage("assign", 60, 12, 1e-3, dict.fromkeys(kinds, 1.0), wanted)]
+    for head in wanted:
+        sources = {kind: share for kind, share in shares[head].items() if kind in kinds}
+        stages.append(stage(head, *lengths[head], 1e-3, sources, wanted))
+    joint = {kind: share for kind, share in {"image": 0.4, "clip": 0.35, "track": 0.25}.items() if kind in kinds}
+    return [*stages, stage("joint", 200, 10, 7e-4, joint, wanted)]
 
 
 def prepare(

@@ -32,7 +32,7 @@ SAM_FILE = "sam2.safetensors"
 """SAM2's weights lie beside the model's, under this name."""
 REACHED_FILE = "reached.json"
 SAM_STEPS = (600, 500)
-SAM_BATCH = (16, 10)
+SAM_BATCH = (12, 6)
 
 
 def teach_base(folder: str | Path, *, seed: int = 0, scale: float = 1.0, say: Callable[[str], None] | None = None) -> dict[str, float]:
@@ -106,44 +106,51 @@ def teach_sam(path: Path, *, seed: int, scale: float, report: Callable[[str, int
 
 
 def point_batches(seed: int, *, size: int, frames: int, split: str = "base") -> Iterator[ClipBatch]:
-    """Yield batches of clips with a point on one object in the first frame, without end.
+    """Yield batches of clips with a point on up to two objects each in the first frame, without end.
 
     Single frames come from all kinds of scenes, clips from the kind in which things move.
+
+    Args:
+        size: clips of a batch. frames: T.
     """
     index = 0
     while True:
         pictures: list[np.ndarray] = []
         masks: list[np.ndarray] = []
         points: list[list[float]] = []
+        owners: list[int] = []
         while len(pictures) < size:
             kinds: tuple[Kind, ...] = ("image", "clip", "track") if frames == 1 else ("track",)
             scene, picture, _ = base_scene(seed, kinds[index % len(kinds)], index, split=split)
             rng = scene.rng(4)
             index += 1
             first = int(rng.integers(scene.frames - frames + 1))
-            thing = int(rng.integers(len(scene.things)))
-            rows, columns = np.nonzero(picture.mask(thing, first))
-            if rows.size < 20:
-                continue
-            chosen = int(rng.integers(rows.size))
-            pictures.append(picture.frames_THW3[first : first + frames])
-            masks.append(picture.owner_THW[first : first + frames] == thing)
-            points.append([(columns[chosen] + 0.5) / scene.size[0], (rows[chosen] + 0.5) / scene.size[1]])
-        frames_BTCHW = torch.from_numpy(np.stack(pictures)).permute(0, 1, 4, 2, 3).contiguous()
-        yield ClipBatch(frames_BTCHW, torch.from_numpy(np.stack(masks)), torch.tensor(points, dtype=torch.float32))
+            seen = [i for i in rng.permutation(len(scene.things)) if picture.mask(int(i), first).sum() >= 20][:2]
+            for thing in seen:
+                rows, columns = np.nonzero(picture.mask(int(thing), first))
+                chosen = int(rng.integers(rows.size))
+                masks.append(picture.owner_THW[first : first + frames] == thing)
+                points.append([(columns[chosen] + 0.5) / scene.size[0], (rows[chosen] + 0.5) / scene.size[1]])
+                owners.append(len(pictures))
+            if seen:
+                pictures.append(picture.frames_THW3[first : first + frames])
+        frames_KTCHW = torch.from_numpy(np.stack(pictures)).permute(0, 1, 4, 2, 3).contiguous()
+        masks_BTHW, points_B2 = torch.from_numpy(np.stack(masks)), torch.tensor(points, dtype=torch.float32)
+        yield ClipBatch(frames_KTCHW, masks_BTHW, points_B2, torch.tensor(owners))
 
 
 def examine_sam(sam: SAM2Base, *, seed: int, batches: int) -> dict[str, float]:
     """Return SAM2's mean IoU on held-out clips of four frames from a true point: on the prompted frame, and on the last one."""
     scores: list[torch.Tensor] = []
-    source = point_batches(seed, size=16, frames=4, split="val")
+    source = point_batches(seed, size=12, frames=4, split="val")
     with torch.no_grad():
         for _ in range(batches):
             clip = next(source)
-            rows, count = clip.frames_BTCHW.shape[:2]
-            features = encode_frames(sam, clip.frames_BTCHW.flatten(0, 1), at_once=rows * count)
+            count = clip.frames_KTCHW.shape[1]
+            features = encode_frames(sam, clip.frames_KTCHW.flatten(0, 1), at_once=clip.frames_KTCHW[:, 0].shape[0] * count)
             tracker = Tracker(sam, num_frames=count, prompt_frame=0, learning=False)
-            index_BT = torch.arange(rows * count).view(rows, count)
+            assert clip.clip_B is not None
+            index_BT = clip.clip_B[:, None] * count + torch.arange(count)
             masks_BTMhw, iou_BTM, _ = stack_steps(propagate(tracker, features, index_BT, point_tokens(sam, clip.points_B2)))
             best_BT = iou_BTM.argmax(-1)
             masks_BThw = masks_BTMhw.gather(2, best_BT[..., None, None, None].expand(-1, -1, 1, *masks_BTMhw.shape[3:])).squeeze(2)
