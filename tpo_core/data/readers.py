@@ -1,7 +1,8 @@
 """Other annotation formats: a reader turns a file into records once, and training reads those by index.
 
 A reader is a function ``read(path) -> Iterator[(line, fields)]``: the line of the source and the fields of a record (see
-`tpo_core.data.records`). The project's own format needs none.
+`tpo_core.data.records`). A row that it cannot turn into a record it yields as ``{"id": ..., "fault": "one sentence"}``: that sentence
+is the error of the row, and the others are read. The project's own format needs no reader.
 """
 
 from __future__ import annotations

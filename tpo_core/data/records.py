@@ -121,9 +121,12 @@ class Record(BaseModel):
             where: ``file:line``, for messages.
 
         Raises:
-            DataError: ``file:line: field: found, expected``; the first fault that was found, and how many there are.
+            DataError: ``file:line: field: found, expected``; the first fault that was found, and how many there are. Of a row that a
+                reader could not turn into a record (``{"fault": sentence}``): the reader's sentence.
         """
         fields = parse_object(text, where=where)
+        if "fault" in fields and "messages" not in fields:
+            raise DataError(f"{where}: {fields['fault']}")
         try:
             record = cls.model_validate(fields)
         except ValidationError as error:
