@@ -120,3 +120,39 @@ def test_a_broken_plugin_by_its_name_says_why() -> None:
     result = run("shown_bad")
     assert result.exit_code == 1
     assert "plugin 'shown_bad' (shown_bad 1.5) is broken: importing shown_bad raised RuntimeError: boom" in result.stderr
+
+
+TOY = (Path(__file__).parents[1] / "testing" / "material" / "toy_head.py").read_text()
+"""The good toy head of the kit's own tests, here as one module with its card."""
+
+TOY_CARD = """
+from tpo_core import HeadSpec, hookimpl
+@hookimpl
+def tpo_heads():
+    return [HeadSpec(name="spot", summary="the middle", config="shown_toy:SpotConfig", head="shown_toy:{head}", codec="shown_toy:SpotCodec",
+                     metric="shown_toy:SpotMetric", primary="hit", examples=[{{"size": [64, 48], "points": [[10, 20], [30, 40]]}}])]
+"""
+
+
+def test_check_runs_the_kit_on_an_installed_head(site: Path) -> None:
+    install(site, "shown_toy", TOY)
+    install(site, "shown_card", TOY_CARD.format(head="SpotHead"))
+    result = run("check", "spot")
+    lines = {line.split()[0]: line for line in result.output.splitlines() if line.strip()}
+    assert "passed" in lines["mixing"]
+    assert "not run" in lines["draw"]
+    assert "19 of 20 checks passed, 0 failed" in result.output
+    assert result.exit_code == 0
+
+
+def test_check_fails_with_the_reason(site: Path) -> None:
+    mean = (
+        "class Mean(SpotHead):\n    def loss(self, output, targets):\n        return {'l1': super().loss(output, targets)['l1'].mean()}\n"
+    )
+    install(site, "shown_toy", TOY + "\n" + mean)
+    install(site, "shown_card", TOY_CARD.format(head="Mean"))
+    result = run("check", "spot", "--json")
+    assert result.exit_code == 1
+    outcomes = {one["check"]: one for one in json.loads(result.output)["checks"]}
+    assert outcomes["losses"]["outcome"] == "failed"
+    assert "has shape () for N = 1, expected (1,)" in outcomes["losses"]["message"]

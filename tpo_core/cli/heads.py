@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from typing import Any
 
 import click
@@ -42,6 +43,27 @@ def show(outer_json: bool, name: str, as_json: bool) -> None:
         echo(json.dumps(card, indent=2))
         return
     _show(spec, card)
+
+
+@command.command()
+@click.argument("name")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.pass_context
+def check(ctx: click.Context, name: str, as_json: bool) -> None:
+    """Run the conformance kit on an installed head (on the CPU, in seconds); exit code 1 if a check fails."""
+    plugins = load_plugins()
+    spec = plugins.head(name)
+    from tpo_core.testing import check_head
+
+    report = check_head(spec)
+    if as_json or ctx.obj:
+        echo(json.dumps({"head": name, "ok": report.ok, "checks": [asdict(result) for result in report.results]}, indent=2))
+    else:
+        rows = [(result.check, result.outcome, result.message or result.about) for result in report.results]
+        print_table(["check", "outcome", "what it asks for, or what was found"], rows, title=f"{name} ({plugins.owner(name).label})")
+        passed = sum(result.outcome == "passed" for result in report.results)
+        echo(f"{passed} of {len(report.results)} checks passed, {len(report.failures)} failed, in {report.seconds:.1f} s")
+    ctx.exit(0 if report.ok else 1)
 
 
 def _list(plugins: Plugins, *, as_json: bool) -> None:

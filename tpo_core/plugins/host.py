@@ -92,6 +92,10 @@ class Plugins:
         """Return the card of a reader. Raises `PluginError` (or as `head`) where it cannot be used."""
         return self._find("reader", self._readers, name).card
 
+    def reader_owner(self, name: str) -> PluginEntry:
+        """Return the plugin that announces a reader. Raises like `reader`."""
+        return self._find("reader", self._readers, name).entry
+
     def backbone_of(self, model_type: str) -> BackboneSpec | None:
         """Return the family override for a transformers ``model_type``, None where no plugin knows it.
 

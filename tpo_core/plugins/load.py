@@ -39,7 +39,7 @@ class PluginEntry:
             (it implements a hook that does not exist); ``off`` (not named by TPO_PLUGINS, not imported).
         cause: one sentence where the status is not ``ok``, else None.
         heads, readers, backbones: names that it announces.
-        seconds: what importing the card took. heavy: modules of `HEAVY` that only this import brought in.
+        seconds: what importing the card and asking its hooks took. heavy: modules of `HEAVY` that only this brought in.
         error: the exception behind ``broken`` and ``misspelt``.
         builtin: part of this distribution.
     """
@@ -100,8 +100,10 @@ def load_plugin(found: Found, *, wanted: bool) -> Loaded:
         module = EntryPoint(found.name, found.target, found.group).load()
     except (Exception, SystemExit) as error:
         return Loaded(replace(entry, status="broken", cause=f"importing {found.target} raised {one_line(error)}", error=error))
+    loaded = _ask(entry, module)
     heavy = tuple(name for name in HEAVY if name in sys.modules and name not in before)
-    return _ask(replace(entry, seconds=time.perf_counter() - start, heavy=heavy), module)
+    loaded.entry = replace(loaded.entry, seconds=time.perf_counter() - start, heavy=heavy)
+    return loaded
 
 
 def one_line(error: BaseException) -> str:
