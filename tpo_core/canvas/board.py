@@ -27,6 +27,9 @@ PALETTE: tuple[Colour, ...] = (
     (204, 121, 167),
     (0, 114, 178),
 )
+Label = tuple[tuple[float, float], str, Colour]
+"""Where (pixels of the tile), what, and on which ground."""
+
 PAPER: Colour = (250, 250, 250)
 GAP = 8
 MARGIN = 12
@@ -68,7 +71,7 @@ class Canvas:
         way = Image.Resampling.NEAREST if self.scale >= 1 else Image.Resampling.LANCZOS
         self._images = {i: Image.fromarray(np.ascontiguousarray(frames[i])).resize(self._tile, way) for i in sorted(frames)}
         self._below: list[Image.Image | str] = []
-        self._labelled: dict[int, list[Rectangle]] = {index: [] for index in self._images}
+        self._labels: dict[int, list[Label]] = {index: [] for index in self._images}
         self._colours = 0
 
     @property
@@ -108,7 +111,7 @@ class Canvas:
         image.paste(_picture(drawn))
         for (left, top, _, _), label, ground in zip(drawn_N4.tolist(), labels, colours):
             if label:
-                self._write_label(frame, (left, top - line_height(LABEL)), label, ground)
+                self._labels[frame].append(((left, top - line_height(LABEL)), label, ground))
 
     def draw_masks(
         self, frame: int, masks_NHW: ArrayLike, labels: Sequence[str] | None = None, *, colour: Colour | Sequence[Colour] | None = None
@@ -133,7 +136,7 @@ class Canvas:
         for tile, label, ground in zip(tiles, labels, colours):
             if label and tile.any():
                 rows, columns = np.nonzero(tile)
-                self._write_label(frame, (int(columns[0]), int(rows[0]) - line_height(LABEL)), label, ground)
+                self._labels[frame].append(((int(columns[0]), int(rows[0]) - line_height(LABEL)), label, ground))
 
     def draw_points(
         self, frame: int, points_xy: ArrayLike, labels: Sequence[str] | None = None, *, colour: Colour | Sequence[Colour] | None = None
@@ -147,7 +150,7 @@ class Canvas:
         for (x, y), label, fill in zip((points_N2 * self._scale_xy()).tolist(), labels, colours):
             pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=fill, outline=(255, 255, 255), width=2)
             if label:
-                self._write_label(frame, (x + radius + 2, y - line_height(LABEL) / 2), label, fill)
+                self._labels[frame].append(((x + radius + 2, y - line_height(LABEL) / 2), label, fill))
 
     def panel(self, height: int, *, title: str = "") -> Image.Image:
         """Return an empty RGB strip, `width` wide, that will stand below the frames; draw on it (`draw_text` writes on it).
@@ -217,9 +220,12 @@ class Canvas:
             raise ValueError(f"{self.info.path}: frame {frame} is not on the canvas, which holds {list(self.frames)}")
         return self._images[frame]
 
-    def _write_label(self, frame: int, xy: tuple[float, float], text: str, ground: Colour) -> None:
-        taken = self._labelled[frame]
-        taken.append(draw_label(self._images[frame], xy, text, size=LABEL, ground=ground, taken=taken))
+    def _labelled(self, index: int) -> Image.Image:
+        """Return a frame with its labels, which come last so that no line crosses them."""
+        image, taken = self._images[index].copy(), list[Rectangle]()
+        for xy, text, ground in self._labels[index]:
+            taken.append(draw_label(image, xy, text, size=LABEL, ground=ground, taken=taken))
+        return image
 
     def _paint(
         self, count: int, colour: Colour | Sequence[Colour] | None, labels: Sequence[str] | None
@@ -254,9 +260,9 @@ class Canvas:
 
     def _with_caption(self, index: int) -> Image.Image:
         if self.info.kind == "image":
-            return self._images[index]
+            return self._labelled(index)
         tile = Image.new("RGB", (self._tile[0], self._tile[1] + line_height(CAPTION)), PAPER)
-        tile.paste(self._images[index])
+        tile.paste(self._labelled(index))
         draw_text(tile, (0, self._tile[1]), f"{self.info.times[index]:.2f} s", size=CAPTION)
         return tile
 
