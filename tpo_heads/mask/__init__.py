@@ -27,5 +27,7 @@ def tpo_heads() -> Iterable[HeadSpec]:
         examples=(
             {"size": _SIZE, "frames": [0], "rle": [_BLOCK]},
             {"size": _SIZE, "frames": [0], "rle": [_NOTHING]},
+            {"size": _SIZE, "frames": [0, 2, 4, 6], "rle": [_NOTHING, _BLOCK, None, _BLOCK], "object_ids": [3]},
+            {"size": _SIZE, "frames": [1, 5], "rle": [_BLOCK, None], "boxes": [[20, 10, 50, 30], None], "visible": [1, 0]},
         ),
     )

@@ -30,7 +30,10 @@ class Plan:
 
 
 def plan_frames(clip: ClipView, config: MaskConfig) -> Plan:
-    """Return the frames of a clip: drawn around a target in training, else all of them (of a long clip those the language model sees)."""
+    """Return the frames of a clip: drawn around a target in training, else all of them.
+
+    Of a clip longer than `chunk_frames` so many annotated ones, or where nothing is annotated those that the language model sees.
+    """
     count = len(clip.media.times)
     if clip.training and clip.targets:
         rng = clip.rng()
@@ -39,14 +42,13 @@ def plan_frames(clip: ClipView, config: MaskConfig) -> Plan:
         return Plan(frames, lead.id, start)
     if count <= config.chunk_frames:
         return Plan(tuple(range(count)))
-    return Plan(candidate_frames(clip, config.chunk_frames))
+    annotated = sorted({frame for target in clip.targets for frame in read_truth(target)})
+    return Plan(_thin(annotated, config.chunk_frames) if annotated else candidate_frames(clip, config.chunk_frames))
 
 
 def candidate_frames(clip: ClipView, most: int) -> tuple[int, ...]:
     """Return at most so many frames of a long clip among which the prompt frame is looked for: those that the language model sees."""
-    seen = sorted(set(clip.frame_indices)) or list(range(len(clip.media.times)))
-    picked = np.linspace(0, len(seen) - 1, min(most, len(seen))).round().astype(int)
-    return tuple(seen[i] for i in sorted(set(picked.tolist())))
+    return _thin(sorted(set(clip.frame_indices)) or list(range(len(clip.media.times))), most)
 
 
 def prompt_position(plan: Plan, target: str, truth: Truth, clip: ClipView, config: MaskConfig) -> int:
@@ -59,6 +61,12 @@ def prompt_position(plan: Plan, target: str, truth: Truth, clip: ClipView, confi
     if config.prompt_frame != "best":
         return choices[0]
     return choices[int(clip.rng().integers(len(choices)))]
+
+
+def _thin(frames: Sequence[int], most: int) -> tuple[int, ...]:
+    """Return at most so many of them, evenly, the first and the last among them."""
+    picked = np.linspace(0, len(frames) - 1, min(most, len(frames))).round().astype(int)
+    return tuple(frames[i] for i in picked.tolist())
 
 
 def _draw(truth: Truth, config: MaskConfig, rng: np.random.Generator) -> tuple[tuple[int, ...], int]:
