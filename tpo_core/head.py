@@ -97,10 +97,11 @@ class Head(nn.Module, Generic[C]):
     """Task embeddings -> output -> loss, on the device. Reads no files and never sees N = 0.
 
     Class attributes:
-        mixing_terms: names of loss terms that look at other rows of the micro-batch (batch negatives).
+        mixing_terms: names of loss terms that look at other rows of the micro-batch (batch negatives); set it in `__init__` where it
+            depends on the config.
     """
 
-    mixing_terms: ClassVar[frozenset[str]] = frozenset()
+    mixing_terms: frozenset[str] = frozenset()
     prompt: nn.Module | None
 
     def __init__(self, config: C, widths: Widths) -> None:

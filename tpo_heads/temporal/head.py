@@ -8,7 +8,6 @@ the steps cover; steps are [start, end) in seconds of the clip's own clock.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +22,7 @@ from tpo_heads.temporal.network import CGDETR
 from tpo_heads.temporal.pooling import MeanPooling, QueryPooling
 from tpo_heads.temporal.timeline import TINY, covered, relative, tile_steps, xx_to_cxw
 
+MIXING = frozenset({"saliency_rank", "saliency_negative", "attention_rank", "attention_negative", "align_sentence", "align_dummy"})
 SURE = 1e4
 """A logit whose softmax is exactly 0 or 1 in float32."""
 
@@ -30,12 +30,9 @@ SURE = 1e4
 class TemporalHead(Head[TemporalConfig]):
     """CG-DETR on features that the language model already computed, or on precomputed ones; or a plain MLP (``kind: mlp``)."""
 
-    mixing_terms: ClassVar[frozenset[str]] = frozenset(
-        {"saliency_rank", "saliency_negative", "attention_rank", "attention_negative", "align_sentence", "align_dummy"}
-    )
-
     def __init__(self, config: TemporalConfig, widths: Widths) -> None:
         super().__init__(config, widths)
+        self.mixing_terms = MIXING & config.factors.keys()
         self.mlp: Perceptron | None = None
         if config.kind == "mlp":
             self.mlp = Perceptron((config.slots * widths.hidden, config.hidden, 4))
