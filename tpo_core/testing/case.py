@@ -193,17 +193,19 @@ class Case:
         )
 
     def _medium(self, target: Target, seed: int) -> Media:
-        """Return a clip for what only a clip has; else a picture, or a clip where the codec refuses the picture."""
+        """Return a medium that the codec works on: a clip for what only a clip has, else a picture unless it is refused."""
         if self._media_of is not None:
             return self._media_of(target)
-        clip = clip_for(target, seed)
-        if is_of_clip(target):
-            return clip
+        kinds = self.codec.kinds
+        if "image" not in kinds or (is_of_clip(target) and "video" in kinds):
+            return clip_for(target, seed)
         picture = picture_for(target, seed)
+        if "video" not in kinds:
+            return picture
         try:
             self.codec.check(target, picture)
         except ValueError:
-            return clip
+            return clip_for(target, seed)
         return picture
 
 

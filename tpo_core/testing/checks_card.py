@@ -8,6 +8,7 @@ import math
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 
 from pydantic import ValidationError
 
@@ -16,6 +17,7 @@ from tpo_core.errors import PluginBroken
 from tpo_core.plugins import find_plugins, load_plugins
 from tpo_core.testing.case import Case, doing
 from tpo_core.testing.report import CheckFailed
+from tpo_core.types import Answer, Target
 
 NOT_A_FIELD = "no_such_option"
 
@@ -124,16 +126,18 @@ def check_draw(case: Case) -> None:
         raise DoesNotApply("the card names no draw function")
     if len(inspect.signature(draw).parameters) != 3:
         raise CheckFailed(f"draw must take (canvas, answers, target), it takes {inspect.signature(draw)}")
+    head = case.head().eval()
     for example, target in enumerate(case.examples):
         clip = case.clip(example, training=False)
         frames = dict(zip(clip.frame_indices, clip.media.frames(clip.frame_indices), strict=True))
-        answers = predict_example(case, case.head().eval(), example)
-        for what, given in (("answers", answers), ("no answer", [])):
-            for annotated, shown in (("its target", target), ("target = None", None)):
-                with doing(f"draw with {what} and {annotated} of example {example}"):
-                    canvas = Canvas(clip.media, frames)
-                    draw(canvas, given, shown)
-                    canvas.picture()
+        answers = predict_example(case, head, example)
+        given: Sequence[Answer]
+        shown: Target | None
+        for given, shown, what in ((answers, target, "answers and a target"), ((), target, "no answer"), (answers, None, "no target")):
+            with doing(f"draw with {what}, example {example}"):
+                canvas = Canvas(clip.media, frames)
+                draw(canvas, given, shown)
+                canvas.picture()
 
 
 def _announcing_module(spec: HeadSpec) -> str | None:

@@ -30,6 +30,7 @@ def check_codec_pure(case: Case) -> None:
         if case.examples[example].model_dump() != before:
             raise CheckFailed(f"Codec.encode or Codec.inputs changed example {example}; copy what you change")
         _compare(first[example], again, example)
+        _compare_absence(case, example, len(again[1]))
     if not any(encoded for _, encoded in first):
         raise CheckFailed("Codec.encode gave no query for any example; give the card at least one example that has something to find")
 
@@ -148,6 +149,16 @@ def _compare(ours: Any, theirs: Any, example: int, what: str = "the codec gives 
         difference = difference or tensors_differ(mine, other, exact=True)
     if difference:
         raise CheckFailed(f"{what} example {example}: {difference}; keep no state, and draw only from ClipView.rng()")
+
+
+def _compare_absence(case: Case, example: int, queries: int) -> None:
+    with doing(f"Codec.is_absent on example {example}"):
+        absent = case.codec.is_absent(case.examples[example])
+    if absent != (queries == 0):
+        raise CheckFailed(
+            f"Codec.is_absent says {absent} of example {example}, but Codec.encode gives {queries} queries; "
+            f"it must say True exactly where encode gives none"
+        )
 
 
 def _ideal_answers(case: Case, head: Any, example: int) -> list[Answer]:

@@ -153,7 +153,7 @@ def check_eval(case: Case) -> None:
 
 
 def check_bf16(case: Case) -> None:
-    """Forward, loss and gradient work under bfloat16 autocast with bfloat16 states and features."""
+    """Forward, loss, gradient and decode work under bfloat16 autocast with bfloat16 states and features."""
     head = case.head().train()
     with doing("making a bfloat16 batch"):
         small = case.small(ALL, training=True, dtype=torch.bfloat16)
@@ -165,6 +165,13 @@ def check_bf16(case: Case) -> None:
     odd = {name: rows_N.tolist() for name, rows_N in losses.items() if not bool(torch.isfinite(rows_N.float()).all())}
     if odd:
         raise CheckFailed(f"under bfloat16 autocast the loss is {odd}; compute exponents, logarithms and small differences in float32")
+    head.eval()
+    small = case.small(ALL, dtype=torch.bfloat16)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        output = _forward(head, small)
+    with doing("Codec.decode of a bfloat16 output (call .float() before .numpy())"):
+        for n, clip in enumerate(small.clips):
+            case.codec.decode({name: tensor[n] for name, tensor in output.items()}, clip)
 
 
 def check_state(case: Case) -> None:

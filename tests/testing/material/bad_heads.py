@@ -45,6 +45,11 @@ class CodecDrawsFreely(SpotCodec):
         return {"colour": super().inputs(clip)["colour"] + float(np.random.default_rng().random())}
 
 
+class CodecForgetsAbsence(SpotCodec):
+    def is_absent(self, target):
+        return False
+
+
 class CodecHoldsLambda(SpotCodec):
     def __init__(self, config, view):
         super().__init__(config, view)
@@ -229,6 +234,16 @@ class Bf16Saturates(SpotHead):
         precision = torch.bfloat16 if torch.is_autocast_enabled("cpu") else torch.float32
         sure = (output["spot"].to(precision) * 0 + 9).sigmoid()
         return {"l1": super().loss(output, targets)["l1"] - (1 - sure).log().sum(1)}
+
+
+class Bf16Leaves(SpotHead):
+    def forward(self, queries, targets=None):
+        return {"spot": self.out(self.read(queries))}
+
+
+class DecodeByNumpy(SpotCodec):
+    def decode(self, output, clip):
+        return {"spot": [float(value) for value in output["spot"].numpy() * clip.media.size]}
 
 
 class StateOutside(SpotHead):

@@ -23,6 +23,9 @@ class SpotCodec(Codec):
     ragged = frozenset({"points"})
     terms = ("l1",)
 
+    def is_absent(self, target):
+        return not target["points"]
+
     def inputs(self, clip):
         return {"colour": torch.from_numpy(clip.media.frames(clip.frame_indices[:1])).float().mean((0, 1, 2)) / 255}
 
