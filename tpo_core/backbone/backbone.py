@@ -28,7 +28,7 @@ class LoraOptions:
     """Options of the adapter on the language model (paper: r 16, alpha 32, dropout 0.1)."""
 
     r: int = 16
-    alpha: int = 32
+    alpha: float = 32.0
     dropout: float = 0.0
 
 

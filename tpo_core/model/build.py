@@ -106,13 +106,13 @@ def build_model(
     vocabulary = TaskVocabulary(backbone.table_rows, {name: config.slots for name, config in chosen.items()})
     known_ids, closing = len(tokenizer), closing_ids(backbone)
     pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else min(closing)
-    if options.lora is not None:
-        backbone.add_lora(options.lora)
     view = backbone.view(options.frames)
     codecs: dict[str, Codec[Any]] = {}
     slots: dict[str, HeadSlot] = {}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(options.seed)
+        if options.lora is not None:
+            backbone.add_lora(options.lora)
         for head in sorted(heads, key=lambda h: h.name):
             with head.blame():
                 codecs[head.name] = head.codec(chosen[head.name], view)

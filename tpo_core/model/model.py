@@ -66,6 +66,12 @@ class TPOModel(nn.Module):
         self._dummy = dummy
         self.hooks = TokenHooks(backbone.embedding, backbone.output, backbone.decoder, vocabulary.rows)
 
+    def slot(self, name: str) -> HeadSlot:
+        """Return one head's slot."""
+        slot = self.slots[name]
+        assert isinstance(slot, HeadSlot)
+        return slot
+
     def terms(self) -> tuple[str, ...]:
         """Keys of `Batch.counts`, in an order that is equal on every rank."""
         return ("lm", "assign", *(f"{name}/{term}" for name in self.vocabulary.names for term in self._terms[name]))
@@ -147,10 +153,8 @@ class TPOModel(nn.Module):
         """Rows for ids beyond the vocabulary: task tokens, then this batch's prompts, heads in order of name."""
         rows = [self.tokens.table()]
         for name in self.vocabulary.names:
-            if name in batch.prompts:
-                slot = self.slots[name]
-                assert isinstance(slot, HeadSlot)
-                rows.append(slot.embed_prompts(batch.prompts[name]).to(rows[0].dtype))
+            embedded = self.slot(name).embed_prompts(batch.prompts.get(name), self.backbone.hidden)
+            rows.append(embedded.to(rows[0].device, rows[0].dtype))
         return torch.cat(rows)
 
     def language_inputs(self, batch: Batch, vision: Vision | None) -> dict[str, Any]:

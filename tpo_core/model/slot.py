@@ -78,23 +78,24 @@ class HeadSlot(nn.Module):
                 zero = zero + parameter.reshape(-1)[:1].float().sum() * 0.0
         return zero
 
-    def embed_prompts(self, tensors: Tensors) -> Tensor:
-        """Return the embeddings (P, D) of this head's spatial prompts.
+    def embed_prompts(self, tensors: Tensors | None, hidden: int) -> Tensor:
+        """Return the embeddings (P, D) of this head's spatial prompts; P = 0 without any.
+
+        It is called on every step and its result hangs on the prompt module's parameters, whatever P: where slots are sharded, all ranks
+        must gather them equally often, in backward as well.
 
         Raises:
             ValueError: the head has no prompt module.
         """
         with self.blame():
             if self.head.prompt is None:
+                if tensors is None:
+                    return next(self.head.parameters()).new_zeros(0, hidden)
                 raise ValueError(f"head {self.name!r} has no prompt module, but its codec encoded a prompt")
-            return prompt_rows(self.head.prompt, tensors)
-
-    @torch.no_grad()
-    def predict(self, queries: Queries) -> Tensors:
-        """Return the head's output for N >= 1 queries, without targets."""
-        with self.blame():
-            output: Tensors = self.head(queries)
-        return output
+            if tensors is not None:
+                return prompt_rows(self.head.prompt, tensors)
+            zero = sum(p.reshape(-1)[:1].float().sum() for p in self.head.prompt.parameters()) * 0.0
+            return zero * torch.zeros(0, hidden, device=next(self.head.prompt.parameters()).device)
 
     @contextmanager
     def blame(self) -> Iterator[None]:

@@ -17,7 +17,7 @@ from tpo_core.backbone import LoadedMedium, merged_rows
 from tpo_core.data.records import Record
 from tpo_core.errors import TPOError
 from tpo_core.media import frame_ends
-from tpo_core.model import EmittedQuery, GeneratedRow, GenerationOptions, HeadSlot, gather_features, generate
+from tpo_core.model import EmittedQuery, GeneratedRow, GenerationOptions, gather_features, generate
 from tpo_core.model.build import Assembly
 from tpo_core.predict.answers import HeadAnswer, Prediction
 from tpo_core.prepare.sample import Loaded, Prepared
@@ -102,8 +102,7 @@ class Predictor:
         vision_RV: Tensor | None,
     ) -> list[dict[str, Any]]:
         codec = self.assembly.codecs[head]
-        slot = self.model.slots[head]
-        assert isinstance(slot, HeadSlot)
+        slot = self.model.slot(head)
         clip = self.assembly.preparer.view(head, asked.loaded, index)
         features = None
         if head in self.model.needs_features and batch.visual is not None and vision_RV is not None:

@@ -1,0 +1,132 @@
+"""A recipe's sources: opened, mixed per stage, and read row by row in data workers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tpo_core.config.recipe import Recipe, Source, StageConfig
+from tpo_core.data.index import RecordFile
+from tpo_core.data.mixture import Draw, Mixture
+from tpo_core.data.mixture import Source as MixtureSource
+from tpo_core.data.readers import convert
+from tpo_core.data.records import Record
+from tpo_core.errors import ConfigError, DataError, did_you_mean
+from tpo_core.plugins import Plugins
+from tpo_core.prepare import Prepared, SamplePreparer
+
+NATIVE = "tpo"
+"""Name of the project's own format; it needs no reader."""
+
+
+@dataclass(frozen=True)
+class OpenSource:
+    """One set of records, open for random access. Picklable.
+
+    Args:
+        name, weight: as in the recipe.
+        records: its rows.
+        size: how many of them are used.
+        root: folder that media paths are relative to.
+    """
+
+    name: str
+    records: RecordFile
+    size: int
+    root: Path
+    weight: float | None = None
+
+    def record(self, row: int) -> Record:
+        """Return a row's record.
+
+        Raises:
+            DataError: ``file:line: ...``.
+        """
+        return self.records[row]
+
+    def rows(self) -> Iterator[tuple[str, Record | DataError]]:
+        """Yield (file:line, record) of every row that is used; the error in place of a record that is not valid."""
+        for row in range(self.size):
+            where = self.records.where(row)
+            try:
+                yield where, self.records[row]
+            except DataError as error:
+                yield where, error
+
+
+def open_sources(sources: Sequence[Source], plugins: Plugins, *, cache: Path) -> list[OpenSource]:
+    """Open a recipe's sources; other formats than our own are converted once into the cache folder.
+
+    Raises:
+        TPOError: an unknown reader. DataError: a file is missing or empty.
+    """
+    return [_open(source, plugins, cache) for source in sources]
+
+
+def _open(source: Source, plugins: Plugins, cache: Path) -> OpenSource:
+    if source.reader == NATIVE:
+        records = RecordFile(source.path)
+    else:
+        owner = plugins.reader_owner(source.reader)
+        read = plugins.resolve(plugins.reader(source.reader).reader)
+        records = convert(read, source.path, name=source.reader, version=f"{owner.package} {owner.version}", cache=cache)
+    size = len(records) if source.max_samples is None else min(len(records), source.max_samples)
+    root = Path(source.root) if source.root is not None else records.root
+    return OpenSource(source.name, records, size, root, source.weight)
+
+
+def stage_mixture(recipe: Recipe, stage: StageConfig, sources: Sequence[OpenSource]) -> tuple[Mixture, list[OpenSource]]:
+    """Return the stage's mixture and its sources, in the mixture's order.
+
+    Raises:
+        ConfigError: the stage names a source that the recipe has not, or leaves none.
+    """
+    weights: Mapping[str, float] | None = stage.sources
+    known = [source.name for source in sources]
+    for name in weights or {}:
+        if name not in known:
+            near = did_you_mean(name, known) or f" It has: {', '.join(known)}"
+            raise ConfigError(f"stage {stage.name!r}: sources names {name!r}, which data.train has not.{near}")
+    chosen = [s for s in sources if weights is None or weights.get(s.name, 0.0) > 0]
+    if not chosen:
+        raise ConfigError(f"stage {stage.name!r} has no source with a weight above 0; name some of {', '.join(known) or 'data.train'}")
+    mixed = [MixtureSource(s.name, s.size, weights[s.name] if weights is not None else s.weight) for s in chosen]
+    return Mixture(mixed, recipe.seed, temperature=recipe.data.temperature), chosen
+
+
+@dataclass(frozen=True)
+class ReadAndPrepare:
+    """Draw -> prepared sample, in a data worker. Picklable.
+
+    Args:
+        sources: in the mixture's order.
+        preparer: of the built model.
+    """
+
+    sources: Sequence[OpenSource]
+    preparer: SamplePreparer
+
+    def __call__(self, draw: Draw) -> Prepared:
+        source = self.sources[draw.source]
+        record = source.record(draw.row)
+        try:
+            return self.preparer.training(record, root=source.root, seed=draw.seed)
+        except DataError as error:
+            raise DataError(f"{source.records.where(draw.row)}: record {record.id!r}: {error}") from error
+
+
+def dry_rows(sources: Sequence[OpenSource], prepare: Callable[[Draw], Prepared], *, per_source: int = 4) -> list[Prepared]:
+    """Return a few prepared samples of every source, for the dry step that finds what no path reaches; bad rows are passed over here."""
+    samples = []
+    for index, source in enumerate(sources):
+        found = 0
+        for row in range(source.size):
+            if found == per_source:
+                break
+            try:
+                samples.append(prepare(Draw(source=index, row=row, epoch=0, seed=(row,))))
+                found += 1
+            except DataError:
+                continue
+    return samples
