@@ -170,6 +170,15 @@ class Backbone(nn.Module):
         self.adapter_config = json.loads(json.dumps(plain, default=lambda v: sorted(v) if isinstance(v, set) else str(v)))
         return targets
 
+    @torch.no_grad()
+    def merge_adapter(self) -> None:
+        """Add the adapter to the weights it adapts and begin a new one (its second factor at zero)."""
+        for module in self.model.modules():
+            if hasattr(module, "get_delta_weight") and hasattr(module, "base_layer"):
+                base = module.base_layer.weight
+                base.add_(module.get_delta_weight("default").to(base.dtype))
+                module.reset_lora_parameters("default", True)
+
     def adapter_state(self) -> dict[str, Tensor]:
         """Return the adapter's tensors under PEFT's names (``base_model.model.<name>.lora_A.weight``)."""
         found = {}

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from tpo_core.backbone import Backbone, Vision, merged_rows
 from tpo_core.model.losses import token_loss
-from tpo_core.model.slot import HeadSlot, total_counts
+from tpo_core.model.slot import HeadSlot, divisor, total_counts
 from tpo_core.router.injection import Pass, TokenHooks
 from tpo_core.router.tokens import TaskTokens
 from tpo_core.router.vocabulary import TaskVocabulary
@@ -180,8 +180,8 @@ class TPOModel(nn.Module):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         loss_K = token_loss(logits_KV, starts_KH, batch.label_K, self.vocabulary.rows)
         zero = torch.zeros_like(loss_K)
-        words = torch.where(batch.start_K, zero, loss_K).sum() / max(float(denominators["lm"]), 1.0)
-        assign = torch.where(batch.start_K, loss_K, zero).sum() / max(float(denominators["assign"]), 1.0)
+        words = torch.where(batch.start_K, zero, loss_K).sum() / divisor(denominators, "lm")
+        assign = torch.where(batch.start_K, loss_K, zero).sum() / divisor(denominators, "assign")
         # A batch without a learnt position still hangs on the language model, so that ranks stay in step.
         loss = words + self.assign_weight * assign + logits_KV[:1, :1].float().sum() * 0.0
         return loss, {"lm": words.detach(), "assign": assign.detach()}

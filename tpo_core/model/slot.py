@@ -65,7 +65,7 @@ class HeadSlot(nn.Module):
                     raise ValueError(
                         f"loss term {term!r} has shape {tuple(row_N.shape)}, expected ({len(queries)},), and must be named in Codec.terms"
                     )
-                share = row_N.float().sum() / max(float(denominators[key]), 1.0)
+                share = row_N.float().sum() / divisor(denominators, key)
                 shares[key] = share.detach()
                 loss = loss + self.weight * float(weights.get(term, 1.0)) * share
         return loss, shares
@@ -122,6 +122,12 @@ def _detached(queries: Queries) -> Queries:
         prompts=queries.prompts,
         prompted_N=queries.prompted_N,
     )
+
+
+def divisor(denominators: Denominators, key: str) -> float:
+    """Return a term's denominator; 1 where nothing counts, so that an empty sum stays 0."""
+    value = float(denominators[key])
+    return value if value > 0 else 1.0
 
 
 def total_counts(counts: Mapping[str, float], name: str) -> float:

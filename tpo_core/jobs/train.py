@@ -1,0 +1,282 @@
+"""A recipe -> a run's folder: stages from folder to folder, then the held-out figures and pictures.
+
+Every stage builds the model anew and begins from what the stage before left (or from the folder that the stage names): build, freeze,
+LoRA, wrap, prepare. Nothing is flipped on a wrapped model.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tpo_core.config.recipe import Recipe, StageConfig
+from tpo_core.data.mixture import Draw
+from tpo_core.data.quarantine import Quarantine
+from tpo_core.errors import CheckpointError, TrainError
+from tpo_core.jobs.assembly import TRAINED_GROUPS, assemble, capture_state, identity_of, layouts_of, load_heads, restore_state
+from tpo_core.jobs.listen import JobListener
+from tpo_core.jobs.measure import measure_model
+from tpo_core.jobs.sources import OpenSource, ReadAndPrepare, dry_rows, open_sources, stage_mixture
+from tpo_core.model.build import Assembly
+from tpo_core.plugins import LoadedHead, Plugins
+from tpo_core.prepare import Prepared
+from tpo_core.runs import HeadOrigin, RunFolder, RunInfo, RunState, TrainerState, load_run_state, package_versions, utc_now
+from tpo_core.train import (
+    BadRow,
+    Balance,
+    Loader,
+    StepHook,
+    Trainer,
+    fixed_parameters,
+    freeze,
+    freeze_unreached,
+    make_accelerator,
+    micro_batches,
+    resolve_rates,
+    shared_parameters,
+    stage_steps,
+)
+
+
+@dataclass
+class TrainJob:
+    """Trains a recipe and reports.
+
+    Args:
+        recipe: validated, with `heads` narrowed to the installed heads' configs.
+        plugins: what is installed.
+        resume: go on with the run that the output folder holds; a finished one is only reported.
+        test: ask the test sources at the end.
+        listener: watches.
+        cpu: stay on the CPU.
+    """
+
+    recipe: Recipe
+    plugins: Plugins
+    resume: bool = False
+    test: bool = True
+    listener: JobListener = field(default_factory=JobListener)
+    cpu: bool = False
+
+    def __post_init__(self) -> None:
+        self._global_step = 0
+        self._last: Assembly | None = None
+        self._folder: RunFolder | None = None
+
+    def run(self) -> dict[str, Any]:
+        """Train every stage, test, and return the summary, which is also written to ``summary.json``.
+
+        Raises:
+            TPOError: one sentence; what was saved stays.
+        """
+        began = time.perf_counter()
+        recipe, output = self.recipe, Path(self.recipe.output)
+        if self.resume and (done := _finished(output)) is not None:
+            self.listener.say(f"{output} is finished; nothing to train")
+            return done
+        if not recipe.stages:
+            raise TrainError("the recipe has no stages, so there is nothing to train; add stages, or use tpo eval on a run")
+        self._heads = load_heads(self.plugins, recipe.heads)
+        self._layouts = layouts_of(self.plugins)
+        self._sources = open_sources(recipe.data.train, self.plugins, cache=output / "data")
+        self._tests = open_sources(recipe.data.test, self.plugins, cache=output / "data")
+        self._accelerator = make_accelerator(recipe.trainer, logging_dir=str(output), cpu=self.cpu)
+        assembly = self._assemble(None)
+        self._folder = self._open_folder(output, assembly)
+        self._quarantine = Quarantine(policy=recipe.data.policy, cap=recipe.data.max_bad, path=output / "quarantine.jsonl")
+        state, start = self._where_to_begin(output)
+        for index, stage in enumerate(recipe.stages):
+            if start is not None and index < start.mark.index + start.mark.finished:
+                continue
+            resumed = start if start is not None and start.mark.index == index and not start.mark.finished else None
+            state = self._stage(index, stage, state, resumed)
+        return self._report(output, state, began)
+
+    def _stage(self, index: int, stage: StageConfig, state: RunState | None, resumed: TrainerState | None) -> RunState:
+        recipe, accelerator = self.recipe, self._accelerator
+        if resumed is None and stage.start != "previous":
+            state = self._foreign(stage.start)
+        assembly = self._assemble(state)
+        model = assembly.model
+        fixed = fixed_parameters(model)
+        if state is not None:
+            restore_state(assembly, state)
+        if resumed is None:
+            self._begin_heads(index, stage, assembly)
+        mixture, sources = stage_mixture(recipe, stage, self._sources)
+        prepare = ReadAndPrepare(sources, assembly.preparer)
+        rates = resolve_rates(stage, model.groups())
+        freeze(model, rates, fixed=fixed)
+        unreached = freeze_unreached(model, [assembly.collator()(one) for one in _by_fours(dry_rows(sources, prepare))])
+        steps = stage_steps(stage, sum(s.size for s in sources))
+        self.listener.mixture(stage.name, mixture.table(steps * stage.batch_size))
+        self.listener.frozen(stage.name, unreached)
+        _, size = micro_batches(stage, accelerator.num_processes)
+        loader: Loader[Draw, Prepared] = Loader(
+            mixture,
+            prepare,
+            assembly.collator(),
+            batch_size=stage.batch_size,
+            size=size,
+            rank=accelerator.process_index,
+            world=accelerator.num_processes,
+            workers=recipe.data.workers,
+            report=lambda bad: self._set_aside(bad, sources),
+        )
+        trained = self._trained_groups(index)
+        trainer = Trainer(
+            model,
+            stage=stage,
+            steps=steps,
+            batches=loader,
+            accelerator=accelerator,
+            seed=recipe.seed,
+            index=index,
+            global_step=self._global_step,
+            start=resumed,
+            save=lambda trainer_state: self._save(assembly, trained, trainer_state),
+            checkpoint_every=recipe.trainer.checkpoint_every,
+            log_every=recipe.trainer.log_every,
+            log=None if self._folder is None else self._folder.metrics.append,
+            observers=[self.listener, StepHook(self.plugins.step_end, "plugins")],
+            balance=self._balance(assembly),
+        )
+        self._global_step = trainer.run().global_step
+        trainer.close()
+        self._last = assembly
+        return capture_state(assembly, trained)
+
+    def _begin_heads(self, index: int, stage: StageConfig, assembly: Assembly) -> None:
+        """What happens once, where a stage begins: merged adapters, and tokens of heads that start from another's."""
+        if stage.merge_at_start:
+            assembly.model.backbone.merge_adapter()
+        earlier = {g for s in self.recipe.stages[:index] for g in resolve_rates(s, assembly.model.groups())}
+        for name, config in assembly.configs.items():
+            group = f"heads.{name}"
+            begins = group in resolve_rates(stage, assembly.model.groups()) and group not in earlier
+            if index > 0 and config.init_from is not None and begins:
+                assembly.model.tokens.copy_from(name, config.init_from)
+
+    def _trained_groups(self, index: int) -> frozenset[str]:
+        """Groups of the backbone that trained up to and with a stage, so that a checkpoint must hold them."""
+        stages = self.recipe.stages[: index + 1]
+        groups = {group for stage in stages for group in stage.rates if group in TRAINED_GROUPS}
+        return frozenset(groups | ({"llm"} if any(stage.merge_at_start for stage in stages) else set()))
+
+    def _balance(self, assembly: Assembly) -> Balance | None:
+        loss = self.recipe.loss
+        if loss.balance == "fixed" and loss.measure_every is None:
+            return None
+        shared = shared_parameters(assembly.model) if loss.measure_every is not None else []
+        return Balance(loss.balance, assembly.model.terms(), shared=shared, measure_every=loss.measure_every)
+
+    def _save(self, assembly: Assembly, trained: frozenset[str], trainer: TrainerState) -> Path | None:
+        state = capture_state(assembly, trained)
+        return None if self._folder is None else self._folder.save(state, trainer)
+
+    def _set_aside(self, bad: BadRow[Draw], sources: Sequence[OpenSource]) -> None:
+        where = "unknown"
+        if bad.draw is not None:
+            where = sources[bad.draw.source].records.where(bad.draw.row)
+        self._quarantine.add(where, None, bad.message)
+
+    def _assemble(self, state: RunState | None) -> Assembly:
+        adapter = None if state is None else state.adapter_config
+        return assemble(self.recipe, self._heads, layouts=self._layouts, adapter=adapter)
+
+    def _open_folder(self, output: Path, assembly: Assembly) -> RunFolder | None:
+        info = RunInfo(
+            created=utc_now(),
+            config=self.recipe.model_dump(mode="json", by_alias=True),
+            versions=package_versions(),
+            heads={head.name: HeadOrigin(package=head.package, version=head.version) for head in self._heads},
+            backbone=identity_of(assembly.model.backbone),
+            data={s.name: str(s.records.fingerprint["sha256"]) for s in self._sources},
+        )
+        folder = None
+        if self._accelerator.is_main_process:
+            folder = RunFolder.open(output, info, resume=self.resume, keep=self.recipe.trainer.keep)
+        self._accelerator.wait_for_everyone()
+        return folder
+
+    def _where_to_begin(self, output: Path) -> tuple[RunState | None, TrainerState | None]:
+        if not self.resume:
+            return None, None
+        installed = [head.name for head in self._heads]
+        if self._folder is not None:
+            loaded = self._folder.latest(installed=installed)
+        else:
+            loaded = load_run_state(output, installed=installed, trainer=True) if any(output.glob("checkpoint-*")) else None
+        if loaded is None:
+            return None, None
+        for note in loaded.notes:
+            self.listener.say(note)
+        if loaded.trainer is not None:
+            self._global_step = loaded.trainer.mark.global_step
+            self.listener.say(f"going on from {loaded.path} (stage {loaded.trainer.mark.name!r}, step {loaded.trainer.mark.step})")
+        return loaded.state, loaded.trainer
+
+    def _foreign(self, folder: str) -> RunState:
+        backbone = identity_of(self._assemble(None).model.backbone)
+        loaded = load_run_state(folder, installed=[head.name for head in self._heads], backbone=backbone)
+        for note in loaded.notes:
+            self.listener.say(note)
+        return loaded.state
+
+    def _report(self, output: Path, state: RunState | None, began: float) -> dict[str, Any]:
+        if not self._accelerator.is_main_process or self._folder is None:
+            return {}
+        assembly = self._last
+        if assembly is None:
+            # Resumed after the last stage was done, before the figures were.
+            if state is None:
+                raise CheckpointError(f"{output}: no stage was trained; choose another --output")
+            assembly = self._assemble(state)
+            restore_state(assembly, state)
+        figures: dict[str, Any] = {"heads": {}, "chance": {}, "conversation": {}, "blind": {}}
+        if self.test and self._tests:
+            figures = measure_model(
+                assembly,
+                self._tests,
+                trained_on=self._sources,
+                output=output,
+                most=self.recipe.trainer.eval_samples,
+                listener=self.listener,
+            )
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        summary = {
+            **figures,
+            "seconds": round(time.perf_counter() - began, 1),
+            "peak_rss_bytes": peak,
+            "bad_rows": len(self._quarantine),
+            "steps": self._global_step,
+            "output": str(output),
+        }
+        self._folder.finish(summary)
+        self.listener.evaluation_ends(summary)
+        return summary
+
+
+def _finished(output: Path) -> dict[str, Any] | None:
+    path = output / "summary.json"
+    if not path.is_file():
+        return None
+    summary: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    return summary
+
+
+def _by_fours(samples: Sequence[Prepared]) -> list[list[Prepared]]:
+    return [list(samples[i : i + 4]) for i in range(0, len(samples), 4)]
+
+
+def train_recipe(recipe: Recipe, plugins: Plugins, *, resume: bool = False, listener: JobListener | None = None) -> Mapping[str, Any]:
+    """Train a recipe; see `TrainJob`."""
+    return TrainJob(recipe, plugins, resume=resume, listener=listener or JobListener()).run()
+
+
+__all__ = ["LoadedHead", "TrainJob", "train_recipe"]
