@@ -29,6 +29,11 @@ _NAME = re.compile(r"[a-z][a-z0-9_]{0,31}")
 _REFERENCE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 
+def is_head_name(name: str) -> bool:
+    """Tell whether a head may be called so: lower case letters, digits and ``_``, a letter first, at most 32."""
+    return _NAME.fullmatch(name) is not None
+
+
 class HeadConfig(BaseModel):
     """Options that every head has; a head's own config derives from this one and adds its fields."""
 
@@ -69,7 +74,7 @@ class HeadSpec:
     fidelity: float = 1.0
 
     def __post_init__(self) -> None:
-        if not _NAME.fullmatch(self.name):
+        if not is_head_name(self.name):
             raise ValueError(f"head name {self.name!r} must match {_NAME.pattern}")
         for part in ("config", "head", "codec", "metric", "draw"):
             reference = getattr(self, part)
