@@ -78,7 +78,7 @@ def pretrain(
                 raise ValueError(f"the batches ended after {step} of {steps} steps; give at least as many batches as steps")
             loss = clip_loss(sam, batch)
             if not bool(torch.isfinite(loss)):
-                raise ValueError(f"the loss of SAM2's pre-training is {float(loss)} at step {done}; lower `lr` ({lr})")
+                raise ValueError(f"the loss of SAM2's pre-training is {loss.item()} at step {done}; lower `lr` ({lr})")
             optimizer.zero_grad(set_to_none=True)
             torch.autograd.backward(loss)
             torch.nn.utils.clip_grad_norm_(sam.parameters(), 1.0)
