@@ -14,9 +14,25 @@ from tpo_core.errors import TPOError
 from tpo_core.hooks import hookimpl
 
 if TYPE_CHECKING:
+    from tpo_core.backbone import load_backbone
     from tpo_core.head import Codec, Head, Metric
+    from tpo_core.jobs.load import load_run
+    from tpo_core.jobs.run import Run
+    from tpo_core.jobs.train import train_recipe
+    from tpo_core.model.build import build_model
+    from tpo_core.plugins import load_plugins
 
-_LAZY = {"Codec": "tpo_core.head", "Head": "tpo_core.head", "Metric": "tpo_core.head"}
+_LAZY = {
+    "Codec": "tpo_core.head",
+    "Head": "tpo_core.head",
+    "Metric": "tpo_core.head",
+    "Run": "tpo_core.jobs.run",
+    "build_model": "tpo_core.model.build",
+    "load_backbone": "tpo_core.backbone",
+    "load_plugins": "tpo_core.plugins",
+    "load_run": "tpo_core.jobs.load",
+    "train_recipe": "tpo_core.jobs.train",
+}
 
 __all__ = [
     "API_GROUP",
@@ -27,9 +43,15 @@ __all__ = [
     "HeadSpec",
     "Metric",
     "ReaderSpec",
+    "Run",
     "TPOError",
     "__version__",
+    "build_model",
     "hookimpl",
+    "load_backbone",
+    "load_plugins",
+    "load_run",
+    "train_recipe",
 ]
 
 

@@ -13,7 +13,9 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 
-def spawn(work: Callable[..., dict[str, torch.Tensor]], folder: Path, *args: Any, world: int = 2, seconds: int = 120) -> list[dict[str, torch.Tensor]]:
+def spawn(
+    work: Callable[..., dict[str, torch.Tensor]], folder: Path, *args: Any, world: int = 2, seconds: int = 300
+) -> list[dict[str, torch.Tensor]]:
     """Run `work(rank, world, *args)` in processes joined by gloo and return what each gave. A hang is killed and fails."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

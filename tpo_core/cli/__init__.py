@@ -8,7 +8,11 @@ from tpo_core._version import __version__
 from tpo_core.cli.frame import Lazy, LazyGroup
 
 COMMANDS = {
+    "train": Lazy("tpo_core.cli.train", "Train task heads on a multimodal LLM."),
+    "predict": Lazy("tpo_core.cli.predict", "Ask a trained model about a picture or a clip."),
+    "eval": Lazy("tpo_core.cli.evaluate", "Score a trained model on annotated records."),
     "heads": Lazy("tpo_core.cli.heads", "List the installed heads, show one, or check one."),
+    "new-head": Lazy("tpo_core.cli.new_head", "Write a package for a new head, ready to install and train."),
 }
 
 

@@ -269,7 +269,8 @@ class SamplePreparer:
         read = self.reader.read(raw.ids, raw.extra)
         if len(read.ids) > self.max_length:
             raise DataError(
-                f"the sample has {len(read.ids)} tokens, more than model.max_length = {self.max_length}; raise it, or use fewer frames or turns"
+                f"the sample has {len(read.ids)} tokens, more than model.max_length = {self.max_length}; "
+                "raise it, or use fewer frames or turns"
             )
         prompts = self._encode_prompts(record, views, read.prompts)
         queries = self._place_queries(record, encoded, read, {p[3]: p[2] for p in prompts})
