@@ -116,12 +116,12 @@ def test_processes_share_an_opened_file(tmp_path: Path) -> None:
     copy = pickle.loads(pickle.dumps(file))
     assert copy[199].id == "r199"
     context = multiprocessing.get_context("fork")
-    results = context.SimpleQueue()
+    results = context.Queue()
     workers = [context.Process(target=_send_ids, args=(file, list(range(k, 200, 2)), results)) for k in range(2)]
     for worker in workers:
         worker.start()
     here = [file[row].id for row in range(200)]
-    there = sorted(results.get() + results.get())
+    there = sorted(results.get(timeout=60) + results.get(timeout=60))
     for worker in workers:
         worker.join(60)
     assert here == [f"r{i}" for i in range(200)]

@@ -140,12 +140,12 @@ def test_a_forked_worker_does_not_share_the_parents_place_in_the_file(clips: Pat
     media = open_media(path=clips / "variable.mp4", kind="video")
     media.frames([40])
     context = multiprocessing.get_context("fork")
-    results = context.SimpleQueue()
+    results = context.Queue()
     workers = [context.Process(target=_stamps_in_child, args=(media, [60, 10, 85], results)) for _ in range(2)]
     for worker in workers:
         worker.start()
     here = media.frames([41, 70, 20])
-    bits = [[[int(value > 127) for value in row] for row in results.get()] for _ in workers]
+    bits = [[[int(value > 127) for value in row] for row in results.get(timeout=60)] for _ in workers]
     for worker in workers:
         worker.join(60)
     assert bits == [[[i >> bit & 1 for bit in range(8)] for i in (60, 10, 85)]] * 2

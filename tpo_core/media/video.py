@@ -9,6 +9,7 @@ frames of VP8, stamps that are missing or doubled) are decoded once and counted 
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -18,6 +19,7 @@ from typing import Any
 
 import av
 import numpy as np
+from av.video.reformatter import VideoReformatter
 
 from tpo_core.errors import MediaError
 from tpo_core.media.paths import shown
@@ -87,7 +89,7 @@ class VideoSource:
             if self._decoder is None or self._process != os.getpid():
                 self._decoder, self._process = _Decoder(self._path, self._index), os.getpid()
             try:
-                yield _to_rgb(self._decoder.frame(int(position)), self._index)
+                yield self._decoder.frame(int(position))
             except (av.FFmpegError, EOFError, ValueError) as error:
                 self.close()
                 raise MediaError(f"{shown(self._path)}: frame {position} does not decode ({_reason(error)}); re-encode the clip") from error
@@ -103,21 +105,26 @@ class VideoSource:
 
 
 class _Decoder:
-    """An open file and the place in it."""
+    """An open file and the place in it.
+
+    Neither the codec nor the conversion of colours has threads of its own: the memory of a forked data worker holds copies of such
+    objects without their threads, and to free one there waits for ever.
+    """
 
     def __init__(self, path: Path, index: VideoIndex) -> None:
         self._path = path
         self._index = index
+        self._colours = VideoReformatter()
         self._open()
 
-    def frame(self, position: int) -> Any:
-        """Return the decoded frame at a position.
+    def frame(self, position: int) -> np.ndarray:
+        """Return the frame at a position, uint8 RGB, shape (H, W, 3).
 
         Raises:
             MediaError: the stream ends or jumps before it.
         """
         if position == self._at and self._last is not None:
-            return self._last
+            return self._to_rgb(self._last)
         if not self._reachable(position):
             self._seek(position)
         while self._at < position:
@@ -127,10 +134,16 @@ class _Decoder:
             raise MediaError(f"{shown(self._path)}: frame {position} is listed in the file but does not decode; re-encode the clip")
         if self._last.is_corrupt:
             raise MediaError(f"{shown(self._path)}: frame {position} is damaged; copy or re-encode the clip")
-        return self._last
+        return self._to_rgb(self._last)
 
     def close(self) -> None:
         self._container.close()
+
+    def _to_rgb(self, frame: Any) -> np.ndarray:
+        width, height = self._index.coded_size
+        rgb = self._colours.reformat(frame, width=width, height=height, format="rgb24", threads=1)
+        frame_HW3: np.ndarray = rgb.to_ndarray()
+        return np.ascontiguousarray(np.rot90(frame_HW3, self._index.turns)) if self._index.turns else frame_HW3
 
     def _open(self) -> None:
         self._container = _open(self._path)
@@ -141,17 +154,22 @@ class _Decoder:
         self._floor: int | None = None
         self._at = -1
         self._last: Any = None
-        self._frames = self._decode()
+        self._packets = self._container.demux(self._stream)
+        self._decoded: deque[Any] = deque()
 
-    def _decode(self) -> Iterator[Any]:
-        for packet in self._container.demux(self._stream):
+    def _next(self) -> Any | None:
+        while not self._decoded:
+            packet = next(self._packets, None)
+            if packet is None:
+                return None
             if self._floor is None and packet.is_keyframe and packet.pts is not None:
                 self._floor = packet.pts
-            yield from packet.decode()
+            self._decoded.extend(packet.decode())
+        return self._decoded.popleft()
 
     def _advance(self) -> bool:
         """Decode one frame further; return whether there was one."""
-        for frame in self._frames:
+        while (frame := self._next()) is not None:
             if self._index.counted:
                 self._at += 1
             elif frame.pts is None or self._floor is None or frame.pts < self._floor:
@@ -267,7 +285,7 @@ class _Packets:
         rows.sort()
         keys.sort()
         pts = np.array([stamp for stamp, _ in rows], dtype=np.int64)
-        base = Fraction(stream.time_base)
+        base = Fraction(stream.time_base.numerator, stream.time_base.denominator)
         counted = (
             unstamped > 0
             or bool((np.diff(pts) <= 0).any())
@@ -289,7 +307,7 @@ class _Packets:
             ordered = np.array(sorted(known), dtype=np.int64)
         if len(ordered) != count:
             # No usable stamps: the stream's own rate is all there is.
-            step = 1 / (Fraction(stream.average_rate or stream.guessed_rate or 25) * self.time_base)
+            step = 1 / (_rate(stream) * self.time_base)
             ordered = np.array([round(i * step) for i in range(count)], dtype=np.int64)
             return _Packets(ordered, round(count * step), self.key_pts, self.key_seek, self.time_base, True)
         end = max(self.end, int(ordered[-1]) + _usual_step(ordered))
@@ -310,8 +328,13 @@ def _last_end(pts: np.ndarray, duration: int, stream: Any, base: Fraction) -> in
         return last + duration
     if len(pts) > 1:
         return last + _usual_step(pts)
+    return last + max(round(1 / (_rate(stream) * base)), 1)
+
+
+def _rate(stream: Any) -> Fraction:
+    """Return the frames per second that the header tells, 25 where it tells none."""
     rate = stream.average_rate or stream.guessed_rate
-    return last + (max(round(1 / (Fraction(rate) * base)), 1) if rate else 1)
+    return Fraction(rate.numerator, rate.denominator) if rate and rate.numerator > 0 else Fraction(25)
 
 
 def _usual_step(pts: np.ndarray) -> int:
@@ -341,20 +364,12 @@ def _open(path: Path) -> Any:
     if codec is None:
         container.close()
         raise MediaError(f"{shown(path)}: the video's codec is not known here; re-encode the clip, as H.264 say")
-    # One thread: data workers are the parallelism, and threads do not survive a fork.
-    codec.thread_count = 1
+    codec.thread_count = 1  # data workers are the parallelism; see `_Decoder` for threads and forks
     pixels = (codec.width or 0) * (codec.height or 0)
     if pixels > MAX_PIXELS:
         container.close()
         raise MediaError(f"{shown(path)}: frames of {pixels:,} pixels are more than the limit of {MAX_PIXELS:,}; make the clip smaller")
     return container
-
-
-def _to_rgb(frame: Any, index: VideoIndex) -> np.ndarray:
-    if (frame.width, frame.height) != index.coded_size:
-        frame = frame.reformat(width=index.coded_size[0], height=index.coded_size[1], format="rgb24")
-    frame_HW3: np.ndarray = frame.to_ndarray(format="rgb24")
-    return np.ascontiguousarray(np.rot90(frame_HW3, index.turns)) if index.turns else frame_HW3
 
 
 def _reason(error: Exception) -> str:
