@@ -70,7 +70,7 @@ class Source(Part):
     name: Name = Field(description="how stages and tables call it")
     path: str = Field(description="the annotation file, relative to the working directory")
     reader: str = Field("tpo", description="annotation format; `tpo heads` lists those installed")
-    weight: float | None = Field(None, ge=0, description="share in the mixture; null: by number of samples and data.temperature")
+    weight: float | None = Field(None, ge=0, description="share in the mixture; null (in all sources): by number of samples and data.temperature")
     root: str | None = Field(None, description="folder that media paths are relative to; null: the file's own folder")
     max_samples: int | None = Field(None, ge=1, description="use only this many records, from the first; null: all")
 
@@ -82,7 +82,9 @@ class DataConfig(Part):
     test: tuple[Source, ...] = Field((), description="sources to evaluate on, never trained on")
     policy: Literal["skip", "raise"] = Field("skip", description="bad rows: set aside with a report, or stop at the first")
     max_bad: int = Field(100, ge=0, description="stop when more rows than this were set aside")
-    temperature: float = Field(1.0, gt=0, description="shares go with samples ** (1 / temperature); 1: every sample counts alike")
+    temperature: float | None = Field(
+        None, gt=0, description="of sources without weights: shares go with samples ** (1 / temperature); null: every sample counts alike"
+    )
     workers: int = Field(2, ge=0, description="processes that prepare samples; 0: prepare in the main process")
     allow_outside_root: bool = Field(False, description="allow media paths that leave their root folder")
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from torch import Tensor
 
 from tpo_core.types import Tensors
+
+HeadName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
+"""Names a file of the folder, so it must not lead out of it."""
 
 
 class Document(BaseModel):
@@ -70,7 +73,7 @@ class RunInfo(Document):
     created: str = Field(description="when the run began, UTC")
     config: dict[str, Any] = Field(description="the recipe, after overrides")
     versions: dict[str, str] = Field(description="package -> version")
-    heads: dict[str, HeadOrigin] = Field(description="head -> package and version")
+    heads: dict[HeadName, HeadOrigin] = Field(description="head -> package and version")
     backbone: BackboneIdentity
     data: dict[str, str] = Field(default_factory=dict, description="source -> fingerprint of its records")
     stage: StageMark = Field(default_factory=StageMark, description="how far the run is")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tpo_core.train.balance import Balance, Pulls, measure_pulls, shared_parameters
 from tpo_core.train.freeze import TrainableModule, fixed_parameters, freeze, freeze_unreached
-from tpo_core.train.launch import assert_distributed, make_accelerator
+from tpo_core.train.launch import assert_distributed, make_accelerator, run_on_main
 from tpo_core.train.loader import BadRow, Draws, Loader, StepBatches, StepSource
 from tpo_core.train.observe import Observer, Observers, StagePlan, StepHook, StepReport
 from tpo_core.train.plan import describe_rates, micro_batches, rate_factor, resolve_rates, stage_steps
@@ -35,6 +35,7 @@ __all__ = [
     "micro_batches",
     "rate_factor",
     "resolve_rates",
+    "run_on_main",
     "shared_parameters",
     "stage_steps",
 ]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -13,6 +14,8 @@ from tpo_core.errors import ConfigError, TrainError, did_you_mean
 
 if TYPE_CHECKING:
     from tpo_core.config import TrainerConfig
+
+T = TypeVar("T")
 
 
 def make_accelerator(config: TrainerConfig, *, logging_dir: str, cpu: bool = False) -> Accelerator:
@@ -75,3 +78,27 @@ def assert_distributed(accelerator: Accelerator, expected: str) -> None:
             f"trainer.distributed asks for {expected}, but Accelerate set up {strategy} ({found}, {accelerator.num_processes} processes); "
             f"start it with `accelerate launch` and a matching config"
         )
+
+
+def run_on_main(accelerator: Accelerator, action: Callable[[], T]) -> T | None:
+    """Run something on the main process while the others wait, and return its result there (None elsewhere).
+
+    Raises:
+        Exception: what it raised, on the main process.
+        TrainError: on the others, if it raised there: nobody is left waiting.
+    """
+    result: T | None = None
+    failure: Exception | None = None
+    if accelerator.is_main_process:
+        try:
+            result = action()
+        except Exception as error:
+            failure = error
+    failed = torch.tensor([1.0 if failure is not None else 0.0], device=accelerator.device)
+    if accelerator.num_processes > 1:
+        failed = accelerator.reduce(failed, "sum")
+    if failure is not None:
+        raise failure
+    if float(failed) > 0:
+        raise TrainError("the main process could not write the run's folder; its message says why")
+    return result
