@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -42,6 +44,18 @@ def site(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_it_installs_and_passes_its_own_tests(package: Path, site: Path) -> None:
     done = run(package, "-m", "pytest", "-q", "-p", "no:cacheprovider", env={"PYTHONPATH": str(site)})
     assert "20 passed" in done.stdout
+
+
+@pytest.mark.long
+def test_it_trains_on_its_own_examples(package: Path, site: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(package, folder)
+    tpo = ("-c", "from tpo_core.cli import main; main()")
+    env = {"PYTHONPATH": str(site), "TPO_STRICT_PLUGINS": "1", "HF_HUB_OFFLINE": "1"}
+    run(folder, *tpo, "data", "base", "runs/base", "--scratch", env=env)
+    run(folder, *tpo, "train", "--config", "recipe.yaml", env=env)
+    summary = json.loads((folder / "runs/where_at/summary.json").read_text())
+    assert summary["heads"]["where_at"]["hit"] > summary["chance"]["where_at"]["hit"]
 
 
 def test_it_is_listed_and_has_nothing_against_it(package: Path, site: Path) -> None:

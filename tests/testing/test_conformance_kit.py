@@ -120,6 +120,17 @@ def test_a_broken_card_is_caught_too() -> None:
     assert "importing no_such_card raised ModuleNotFoundError" in report.failures["light_card"]
 
 
+def test_what_raises_is_named_with_its_place_in_the_authors_code() -> None:
+    message = check(replace(SPEC, head="bad_heads:BatchRaises")).failures["batch"]
+    assert "TypeError: 'NoneType' object is not subscriptable (at bad_heads.py:" in message
+
+
+def test_a_head_that_raises_where_nothing_was_expected_is_still_a_failed_check() -> None:
+    report = check(replace(SPEC, head="bad_heads:WeightsRaise"))
+    assert set(report.failures) >= {"counts", "gradient"}
+    assert "the check 'counts' raised RuntimeError: no weights (at bad_heads.py:" in report.failures["counts"]
+
+
 def test_every_check_has_a_bad_head() -> None:
     assert {name for name, _, _ in BAD} | {"light_card"} == set(CHECKS)
 

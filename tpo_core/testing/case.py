@@ -5,21 +5,18 @@ Legend: see `tpo_core.types`; a *pick* is the number of a query of the case.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import torch
-from pydantic import ValidationError
 from torch import Tensor
 
 from tpo_core.contract import HeadConfig, HeadSpec, examples_of
 from tpo_core.head import Codec, Head
 from tpo_core.media import frame_ends, sample_frames
 from tpo_core.plugins import LoadedHead, resolve_head
-from tpo_core.plugins.load import one_line
 from tpo_core.stack import stack_rows
 from tpo_core.testing.media import clip_for, is_of_clip, picture_for
 from tpo_core.testing.report import CheckFailed
@@ -52,17 +49,6 @@ class Small:
 
     def __len__(self) -> int:
         return len(self.queries)
-
-
-@contextmanager
-def doing(what: str) -> Iterator[None]:
-    """Turn any exception of plugin code into a failed check that says what was being done."""
-    try:
-        yield
-    except CheckFailed:
-        raise
-    except Exception as error:
-        raise CheckFailed(f"{what} raised {_said(error)}; it must not raise here") from error
 
 
 class Case:
@@ -207,14 +193,6 @@ class Case:
         except ValueError:
             return clip_for(target, seed)
         return picture
-
-
-def _said(error: Exception) -> str:
-    """Return an exception in one line; of a pydantic error, the first field and what is wrong with it."""
-    if not isinstance(error, ValidationError):
-        return one_line(error)
-    first = error.errors()[0]
-    return f"ValidationError: {'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
 
 
 def _noise(shape: tuple[int, ...], seed: int) -> Tensor:

@@ -15,8 +15,8 @@ from pydantic import ValidationError
 from tpo_core.contract import API_GROUP, HeadSpec
 from tpo_core.errors import PluginBroken
 from tpo_core.plugins import find_plugins, load_plugins
-from tpo_core.testing.case import Case, doing
-from tpo_core.testing.report import CheckFailed
+from tpo_core.testing.case import Case
+from tpo_core.testing.report import CheckFailed, DoesNotApply, doing
 from tpo_core.types import Answer, Target
 
 NOT_A_FIELD = "no_such_option"
@@ -28,10 +28,6 @@ from tpo_core.plugins.load import load_plugin
 entry = load_plugin(Found("card", sys.argv[1], sys.argv[2], "card", "0"), wanted=True).entry
 print(json.dumps([entry.cause if entry.status in ("broken", "misspelt") else None, list(entry.heavy), entry.seconds]))
 """
-
-
-class DoesNotApply(Exception):
-    """The check has nothing to look at; the message says why."""
 
 
 def check_names(case: Case) -> None:

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 
 from tpo_core.stack import stack_rows
-from tpo_core.testing.case import Case, doing
+from tpo_core.testing.case import Case
 from tpo_core.testing.compare import tensors_differ
-from tpo_core.testing.report import CheckFailed
+from tpo_core.testing.report import CheckFailed, doing
 from tpo_core.types import Answer, Tensors
 
 

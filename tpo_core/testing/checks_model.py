@@ -14,9 +14,9 @@ from torch import Tensor
 from tpo_core.head import Head
 from tpo_core.model.slot import HeadSlot
 from tpo_core.stack import stack_rows
-from tpo_core.testing.case import VIEW, Case, Small, doing
+from tpo_core.testing.case import VIEW, Case, Small
 from tpo_core.testing.compare import answers_differ, tensors_differ
-from tpo_core.testing.report import CheckFailed
+from tpo_core.testing.report import CheckFailed, doing
 from tpo_core.types import Answer, Queries, Tensors
 
 ALL = (0, 1, 2)
@@ -229,7 +229,7 @@ def predict_example(case: Case, head: Head[Any], example: int) -> list[Answer]:
         features = case.features(example, chunk.frame_indices) if chunk.frame_indices else None
         ready.append(type(chunk)(stack_rows([chunk.inputs], case.codec.ragged), chunk.frame_indices, features))
     with torch.no_grad(), doing(f"Head.stream on example {example}"):
-        outputs = list(head.stream(small.queries, ready))
+        outputs = list(head.stream(small.queries.with_media(small.queries.features, {}), ready))
     merged = []
     for n in range(len(picks)):
         answers = [_decode(case, output, n, clip) for output in outputs]

@@ -22,8 +22,7 @@ from tpo_core.contract import HeadConfig, HeadSpec
 from tpo_core.errors import did_you_mean
 from tpo_core.testing import checks_card, checks_data, checks_model
 from tpo_core.testing.case import Case, MediaOf
-from tpo_core.testing.checks_card import DoesNotApply
-from tpo_core.testing.report import CheckFailed, Outcome, Report, Result
+from tpo_core.testing.report import CheckFailed, DoesNotApply, Outcome, Report, Result, doing
 
 
 @dataclass(frozen=True)
@@ -90,7 +89,7 @@ class Session:
         if blocked:
             return "not run", f"{blocked[0]!r} did not pass"
         try:
-            with _quiet_machine():
+            with _quiet_machine(), doing(f"the check {name!r}"):
                 check.run(self.case)
         except DoesNotApply as reason:
             return "not run", str(reason)

@@ -124,6 +124,12 @@ class WeightsOtherTerm(SpotHead):
     term_weights = {"l2": 3.0}
 
 
+class WeightsRaise(SpotHead):
+    @property
+    def term_weights(self):
+        raise RuntimeError("no weights")
+
+
 class DecodeSwapsAxes(SpotCodec):
     def decode(self, output, clip):
         height, width = clip.media.size
