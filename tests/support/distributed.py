@@ -47,7 +47,6 @@ def _enter(rank: int, world: int, port: int, work: Callable[..., Any], folder: P
         dist.destroy_process_group()
 
 
-
 def _batches(assembly: Any, root: Path, groups: list[list[int]]) -> list[Any]:
     from toy_data import mixed_records
 

@@ -60,7 +60,7 @@ def command(
         echo(note, err=True)
     options = GenerationOptions(max_new_tokens=max_new_tokens, num_beams=beams, temperature=temperature)
     record = loaded.question(prompt, image=image, video=video, box=_box(box), box_head=box_head)
-    (prediction,) = loaded.predictor.predict([record], root=Path.cwd(), options=options)
+    prediction = loaded.answer(record, options)
     files = [] if no_picture or not (image or video) else _draw(loaded, record, prediction, output, clip)
     if as_json:
         echo(json.dumps({**prediction.to_json(), "files": [str(path) for path in files]}, ensure_ascii=True))

@@ -19,6 +19,9 @@ from tpo_core.predict.pictures import draw_clip, draw_picture
 from tpo_core.prepare.question import ask
 from tpo_core.types import Target
 
+_ROOT = Path(Path.cwd().anchor)
+"""Files that the caller names may lie anywhere; records on disk stay inside their folder."""
+
 
 @dataclass
 class Run:
@@ -68,7 +71,11 @@ class Run:
             DataError: a file is missing or unreadable. TPOError: the box has no head.
         """
         record = self.question(prompt, image=image, video=video, box=box, box_head=box_head, history=history)
-        (prediction,) = self.predictor.predict([record], root=Path.cwd(), options=options)
+        return self.answer(record, options)
+
+    def answer(self, record: Record, options: GenerationOptions | None = None) -> Prediction:
+        """Answer a question made by `question`."""
+        (prediction,) = self.predictor.predict([record], root=_ROOT, options=options)
         return prediction
 
     def question(
@@ -91,12 +98,12 @@ class Run:
 
     def draw(self, record: Record, prediction: Prediction) -> dict[int, Canvas]:
         """Return a canvas per medium with what the heads answered; ``canvas.picture(title=...)`` gives the picture."""
-        loaded = self.assembly.preparer.load_media(record, Path.cwd())
+        loaded = self.assembly.preparer.load_media(record, _ROOT)
         return draw_picture(loaded.media, prediction, self.assembly.heads, title=record.prompt_text())
 
     def draw_clip(self, record: Record, prediction: Prediction, *, media: int, path: Path) -> Path:
         """Write an annotated MP4 of one medium of the question."""
-        loaded = self.assembly.preparer.load_media(record, Path.cwd())
+        loaded = self.assembly.preparer.load_media(record, _ROOT)
         return draw_clip(loaded.media[media], prediction, self.assembly.heads, index=media, path=path)
 
     def _box(self, box: Sequence[float], head: str | None, parts: Sequence[Part], media: int) -> Target:

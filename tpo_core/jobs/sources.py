@@ -116,17 +116,26 @@ class ReadAndPrepare:
             raise DataError(f"{source.records.where(draw.row)}: record {record.id!r}: {error}") from error
 
 
-def dry_rows(sources: Sequence[OpenSource], prepare: Callable[[Draw], Prepared], *, per_source: int = 4) -> list[Prepared]:
-    """Return a few prepared samples of every source, for the dry step that finds what no path reaches; bad rows are passed over here."""
-    samples = []
+def dry_rows(sources: Sequence[OpenSource], prepare: Callable[[Draw], Prepared], *, per_source: int = 4, tries: int = 64) -> list[Prepared]:
+    """Return a few prepared samples of every source, for the dry step that finds what no path reaches.
+
+    Bad rows are passed over here; training sets them aside.
+
+    Raises:
+        DataError: none of the first rows of any source can be used; the last one's fault.
+    """
+    samples: list[Prepared] = []
+    fault: DataError | None = None
     for index, source in enumerate(sources):
         found = 0
-        for row in range(source.size):
+        for row in range(min(source.size, tries)):
             if found == per_source:
                 break
             try:
                 samples.append(prepare(Draw(source=index, row=row, epoch=0, seed=(row,))))
                 found += 1
-            except DataError:
-                continue
+            except DataError as error:
+                fault = error
+    if not samples and fault is not None:
+        raise DataError(f"none of the first rows can be used; the last: {fault}") from fault
     return samples
