@@ -103,8 +103,10 @@ def test_forcing_is_stateless_and_bans_what_does_not_fit():
     late = forcing(torch.cat([ids, ids[:, :1]], 1), scores)
     assert torch.isinf(late[0, vocabulary.start_id("b")])
     assert torch.isfinite(late[0, vocabulary.start_id("a")])
-    only = TaskTokenForcing(vocabulary, prompt_length=2, budget=50, allowed=frozenset({"a"}))(ids, scores)
+    only = TaskTokenForcing(vocabulary, prompt_length=2, budget=50, allowed=[frozenset({"a"}), frozenset(), frozenset({"b"})])(ids, scores)
     assert torch.isinf(only[0, vocabulary.start_id("b")])
+    assert torch.isfinite(only[0, vocabulary.start_id("a")])
+    assert torch.isinf(only[2, vocabulary.start_id("a")])
 
 
 @pytest.mark.parametrize("family", ["qwen3_vl", "llava_onevision", "idefics3"])

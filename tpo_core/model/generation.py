@@ -10,7 +10,7 @@ Legend: B rows, L length of the prompt, G generated tokens, S slots, D width, W 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,8 +73,11 @@ class Generated:
 
 
 @torch.no_grad()
-def generate(model: TPOModel, batch: Batch, options: GenerationOptions) -> Generated:
+def generate(model: TPOModel, batch: Batch, options: GenerationOptions, *, able: Sequence[frozenset[str]] | None = None) -> Generated:
     """Generate text and task embeddings for a left-padded batch.
+
+    Args:
+        able: per row, the heads that can answer about its media; None: all of them.
 
     Raises:
         TPOError: generation stopped before a slot was fed (a stopping rule other than the budget cut it off).
@@ -90,7 +93,7 @@ def generate(model: TPOModel, batch: Batch, options: GenerationOptions) -> Gener
         blocked=table.shape[0] - len(model.vocabulary.slots),
         vocabulary=model.known_ids,
     )
-    arguments = model.language_inputs(batch, vision) | _text_options(model, batch, options)
+    arguments = model.language_inputs(batch, vision) | _text_options(model, batch, options, able)
     if "mm_encoder_outputs" in arguments:
         # Beam search repeats the encoder's outputs in place; the heads and the second way need them as they are.
         arguments["mm_encoder_outputs"] = {key: copy.copy(value) for key, value in arguments["mm_encoder_outputs"].items()}
@@ -119,15 +122,17 @@ def generate(model: TPOModel, batch: Batch, options: GenerationOptions) -> Gener
     return Generated(rows, merged_rows(vision))
 
 
-def _text_options(model: TPOModel, batch: Batch, options: GenerationOptions) -> dict[str, Any]:
+def _text_options(model: TPOModel, batch: Batch, options: GenerationOptions, able: Sequence[frozenset[str]] | None) -> dict[str, Any]:
     from transformers import LogitsProcessorList
 
     placeholders = (model.backbone.layout.image_id, model.backbone.layout.video_id)
+    every = frozenset(model.vocabulary.names) if options.heads is None else options.heads
+    allowed = [every & row for row in able] if able is not None else [every] * len(batch)
     forcing = TaskTokenForcing(
         model.vocabulary,
         prompt_length=batch.ids_BL.shape[1],
         budget=options.max_new_tokens,
-        allowed=options.heads,
+        allowed=allowed,
         banned=tuple(token for token in placeholders if token is not None),
     )
     sampling: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}

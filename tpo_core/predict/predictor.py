@@ -62,7 +62,8 @@ class Predictor:
         firsts = [sum(len(p.rows) for p, _ in prepared[:i]) for i in range(len(prepared))]
         asked = [_Asked(p, loaded, first) for (p, loaded), first in zip(prepared, firsts, strict=True)]
         batch = self.assembly.collator("left")([a.prepared for a in asked]).to(self.model.backbone.device)
-        out = generate(self.model, batch, options or GenerationOptions())
+        able = [self._able(a.loaded) for a in asked]
+        out = generate(self.model, batch, options or GenerationOptions(), able=able)
         return [self._answer(one, row, batch, out.vision_RV) for one, row in zip(asked, out.rows, strict=True)]
 
     def _answer(self, asked: _Asked, row: GeneratedRow, batch: Batch, vision_RV: Tensor | None) -> Prediction:
@@ -82,14 +83,15 @@ class Predictor:
         frames = dict(enumerate(asked.loaded.indices))
         return Prediction(text=text, words=words, heads=done, ids=tuple(row.ids), frames=frames)
 
+    def _able(self, loaded: Loaded) -> frozenset[str]:
+        """Return the heads that work on some medium of the question: only those may be called."""
+        kinds = {medium.kind for medium in loaded.media}
+        return frozenset(name for name, codec in self.assembly.codecs.items() if kinds & codec.kinds)
+
     def _medium_of(self, head: str, loaded: Loaded) -> int:
+        """Return the last medium that the head works on."""
         kinds = self.assembly.codecs[head].kinds
-        found = [i for i, medium in enumerate(loaded.media) if medium.kind in kinds]
-        if not found:
-            raise TPOError(
-                f"the model called head {head!r}, but the question shows no {' or '.join(sorted(kinds))}; add one, or forbid the head"
-            )
-        return found[-1]
+        return max(i for i, medium in enumerate(loaded.media) if medium.kind in kinds)
 
     def _run_head(
         self,

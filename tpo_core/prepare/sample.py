@@ -99,8 +99,8 @@ class SamplePreparer:
         self.seed = seed
         self.allow_outside_root = allow_outside_root
         self.reader = ChatReader(processor, vocabulary, closing)
-        special = [str(token) for token in processor.tokenizer.all_special_tokens]
-        self._reserved = [token for token in special if not token.startswith(RESERVED)]
+        added = processor.tokenizer.added_tokens_decoder.values()
+        self._reserved = sorted(token.content for token in added if token.special and not token.content.startswith(RESERVED))
 
     def training(self, record: Record, *, root: Path, seed: tuple[int, ...]) -> Prepared:
         """Prepare a whole conversation with its targets.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -12,7 +14,13 @@ class TaskTokenForcing:
     """A logits processor (called by transformers as ``processor(ids_BL, scores_BV)``); stateless, so beams and left padding do no harm.
 
     The state at a slot is known one step after the slot was chosen, so a start token needs room for its slots and one token more; without
-    it the last slot would never be fed and its state would be lost. Ids in `banned` (vision placeholders) are never generated.
+    it the last slot would never be fed and its state would be lost.
+
+    Args:
+        vocabulary: ids of the task tokens.
+        prompt_length: length of the (padded) prompt. budget: new tokens at most.
+        allowed: per row, the heads that it may call; None: all.
+        banned: ids that are never generated (vision placeholders).
     """
 
     def __init__(
@@ -21,7 +29,7 @@ class TaskTokenForcing:
         *,
         prompt_length: int,
         budget: int,
-        allowed: frozenset[str] | None = None,
+        allowed: Sequence[frozenset[str]] | None = None,
         banned: tuple[int, ...] = (),
     ) -> None:
         follow = vocabulary.successors()
@@ -30,7 +38,11 @@ class TaskTokenForcing:
             self._follow[token - vocabulary.rows] = successor
         self._rows = vocabulary.rows
         self._need = {vocabulary.start_id(n): 2 + vocabulary.slots[n] for n in vocabulary.names}
-        self._banned = [*banned] + [vocabulary.start_id(n) for n in vocabulary.names if allowed is not None and n not in allowed]
+        self._banned = list(banned)
+        self._starts = torch.tensor([vocabulary.start_id(n) for n in vocabulary.names])
+        self._forbidden_BH: Tensor | None = None
+        if allowed is not None:
+            self._forbidden_BH = torch.tensor([[n not in row for n in vocabulary.names] for row in allowed])
         self._prompt_length = prompt_length
         self._budget = budget
 
@@ -40,6 +52,11 @@ class TaskTokenForcing:
         if banned:
             scores_BV = scores_BV.clone()
             scores_BV[:, banned] = -torch.inf
+        if self._forbidden_BH is not None:
+            # Beam search repeats every row.
+            forbidden = self._forbidden_BH.to(scores_BV.device).repeat_interleave(ids_BL.shape[0] // len(self._forbidden_BH), dim=0)
+            starts = self._starts.to(scores_BV.device)
+            scores_BV = scores_BV.index_copy(1, starts, scores_BV[:, starts].masked_fill(forbidden, -torch.inf))
         task_B = ids_BL[:, -1] - self._rows
         inside_B = (task_B >= 0) & (task_B < len(self._follow))
         next_B = self._follow.to(ids_BL.device)[task_B.clamp(0, len(self._follow) - 1)]
