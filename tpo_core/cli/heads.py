@@ -20,7 +20,13 @@ class HeadsGroup(click.Group):
         return super().resolve_command(ctx, args if args[0] in self.commands else ["show", *args])
 
 
-@click.group(cls=HeadsGroup, invoke_without_command=True, subcommand_metavar="[NAME | check NAME]")
+@click.group(
+    cls=HeadsGroup,
+    invoke_without_command=True,
+    subcommand_metavar="[NAME | check NAME]",
+    epilog="TPO_PLUGINS=a,b loads only these plugins or packages beside the built-in (empty: none); TPO_STRICT_PLUGINS=1 makes one that "
+    "cannot be used an error at once.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
 def command(ctx: click.Context, as_json: bool) -> None:
