@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -15,7 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from toys_train import DISJOINT, Listed, Toy, loader, make_batch, reach, stage, watch_gradients
 
-from tpo_core.train import Trainer
+from tpo_core.train import Trainer, measure_pulls, shared_parameters
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +108,26 @@ def test_disjoint_heads_and_a_chat_only_process(two: Path) -> None:
 def test_nobody_waits_for_a_process_that_cannot_go_on(two: Path) -> None:
     messages = [(two / f"one_fails{rank}.txt").read_text() for rank in range(2)]
     assert messages == ["TrainError: 1 other process(es) of this run cannot go on; their messages say why", "DataError: too many bad rows"]
+
+
+def test_nobody_waits_for_a_main_process_that_cannot_write(two: Path) -> None:
+    assert [(two / f"main_fails{rank}.txt").read_text() for rank in range(2)] == [
+        "CheckpointError: disk full 7",
+        "TrainError: the main process could not write the run's folder; its message says why None",
+    ]
+
+
+def test_pulls_are_of_the_whole_step(two: Path) -> None:
+    model = reach(Toy())
+    batch = make_batch(range(20))
+    denominators = {term: max(batch.counts.get(term, 0.0), 1.0) for term in model.terms()}
+    expected = measure_pulls(model, [batch], denominators, shared_parameters(model), Accelerator(cpu=True))
+    assert (two / "pulls1.json").read_text() == "[]"
+    row = json.loads((two / "pulls0.json").read_text())[0]
+    assert {name: row[f"pull/{name}"] for name in expected.norms} == pytest.approx(expected.norms, rel=1e-4)
+    assert {pair: row[f"cosine/{pair[0]}/{pair[1]}"] for pair in expected.cosines} == pytest.approx(expected.cosines, abs=1e-4)
+    for rank in range(2):
+        assert_same(load_file(two / f"pulls{rank}.safetensors"), load_file(two / f"gradients{rank}.safetensors"))
 
 
 def test_each_process_has_its_own_random_state(two: Path) -> None:

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import pytest
 import torch
-from accelerate.utils import DistributedType
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker
+from accelerate.utils import DistributedType, LoggerType
 from torch import nn
-from toys_train import Toy, make_batch, reach, stage
+from toys_train import Toy, loader, make_batch, reach, stage
 
 from tpo_core.config import TrainerConfig
 from tpo_core.errors import ConfigError, TrainError
 from tpo_core.train import (
+    Trainer,
     assert_distributed,
     describe_rates,
     fixed_parameters,
@@ -195,3 +200,38 @@ def test_trackers_and_settings_that_cannot_be(tmp_path: object) -> None:
     make_accelerator(TrainerConfig(), logging_dir=str(tmp_path), cpu=True)
     with pytest.raises(ConfigError, match="trainer: AcceleratorState has already been initialized"):
         make_accelerator(TrainerConfig(bf16=True), logging_dir=str(tmp_path), cpu=True)
+
+
+def test_trackers_get_the_recipe_and_the_metrics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Recorder(GeneralTracker):
+        name = "tensorboard"
+        requires_logging_directory = True
+        seen: ClassVar[list[object]] = []
+
+        def __init__(self, run_name: str, logging_dir: str) -> None:
+            super().__init__()
+            self.seen.append((run_name, logging_dir))
+
+        @property
+        def tracker(self) -> object:
+            return self
+
+        def store_init_configuration(self, values: dict[str, object]) -> None:
+            self.seen.append(values)
+
+        def log(self, values: dict[str, object], step: int | None = None) -> None:
+            self.seen.append((step, values["loss"]))
+
+    monkeypatch.setattr("accelerate.tracking._available_trackers", [LoggerType.TENSORBOARD])
+    monkeypatch.setitem(LOGGER_TYPE_TO_CLASS, "tensorboard", Recorder)
+    recipe = {"seed": 3, "lora": None, "stages": [{"name": "a", "heads": ["region", "mask"], "train": {"lora": 0.5}}]}
+    config = TrainerConfig(trackers=("tensorboard",))
+    accelerator = make_accelerator(config, logging_dir=str(tmp_path), cpu=True, run_config=recipe)
+    rows: list[Mapping[str, Any]] = []
+    Trainer(reach(Toy()), stage=stage(), steps=2, accelerator=accelerator, batches=loader(stage()), log=rows.append, global_step=5).run()
+    assert Recorder.seen == [
+        ("tpo", str(tmp_path)),
+        {"seed": 3, "lora": "null", "stages.0.name": "a", "stages.0.heads": "region, mask", "stages.0.train.lora": 0.5},
+        (6, rows[0]["loss"]),
+        (7, rows[1]["loss"]),
+    ]

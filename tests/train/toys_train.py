@@ -5,6 +5,7 @@ Legend: B samples, D width, N queries.
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -16,8 +17,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from tpo_core.config import StageConfig
-from tpo_core.errors import DataError, TPOError
-from tpo_core.train import Loader, StepBatches, Trainer, micro_batches
+from tpo_core.errors import CheckpointError, DataError, TPOError
+from tpo_core.train import Balance, Loader, StepBatches, Trainer, micro_batches, run_on_main, shared_parameters
 from tpo_core.types import Batch, Denominators, HeadBatch, StepOutput
 
 TERMS = ("lm", "assign", "mask/bce", "region/l1", "region/l2")
@@ -48,7 +49,10 @@ class ToySlot(nn.Module):
 
 
 class Toy(nn.Module):
-    """Trunk (frozen or not), LoRA-like layer, tokens, two heads; dropout where asked for, so that random state matters."""
+    """Trunk (frozen or not), LoRA-like layer, tokens, two heads; dropout where asked for, so that random state matters.
+
+    `shares` holds the last forward's terms with their graph, for references.
+    """
 
     def __init__(self, *, seed: int = 0, dropout: float = 0.0) -> None:
         super().__init__()
@@ -59,6 +63,7 @@ class Toy(nn.Module):
         self.drop = nn.Dropout(dropout)
         self.words = nn.Linear(6, 3)
         self.unreached = nn.Linear(2, 2)
+        self.shares: dict[str, Tensor] = {}
         self.tokens = nn.ParameterDict({name: nn.Parameter(torch.zeros(1, 6)) for name in ("mask", "region")})
         self.heads = nn.ModuleDict({name: ToySlot(name) for name in ("mask", "region")})
         with torch.no_grad():
@@ -99,6 +104,7 @@ class Toy(nn.Module):
             head_loss, head_shares = head(states_ND, share, denominators)
             loss = loss + head_loss
             shares |= head_shares
+        self.shares = dict(shares)
         return StepOutput(loss, {"loss": loss.detach(), **{key: value.detach() for key, value in shares.items()}})
 
 
@@ -310,7 +316,44 @@ def random_states(accelerator: Accelerator, out: Path) -> None:
     again.close()
 
 
-SCENARIOS: tuple[Callable[[Accelerator, Path], None], ...] = (two_by_two_by_five, disjoint, one_fails, random_states, sharded)
+def pulls(accelerator: Accelerator, out: Path) -> None:
+    """The parts of the gradient are of the whole step, and measuring leaves the gradients alone."""
+    model = reach(Toy())
+    rows: list[dict[str, float]] = []
+    config = stage(micro_batch=5, clip_norm=None)
+    balance = Balance("fixed", TERMS, shared=shared_parameters(model), measure_every=1)
+    batches = _mine(config, accelerator)
+    trainer = Trainer(model, stage=config, steps=1, accelerator=accelerator, batches=batches, balance=balance, log=rows.append)  # type: ignore[arg-type]
+    seen = watch_gradients(trainer)
+    trainer.run()
+    save_file(seen[0], out / f"pulls{accelerator.process_index}.safetensors")
+    (out / f"pulls{accelerator.process_index}.json").write_text(json.dumps(rows))
+    trainer.close()
+
+
+def main_fails(accelerator: Accelerator, out: Path) -> None:
+    """The main process cannot write: nobody is left waiting."""
+
+    def write() -> None:
+        raise CheckpointError("disk full")
+
+    try:
+        run_on_main(accelerator, write)
+        message = "no error"
+    except TPOError as error:
+        message = f"{type(error).__name__}: {error}"
+    (out / f"main_fails{accelerator.process_index}.txt").write_text(f"{message} {run_on_main(accelerator, lambda: 7)}")
+
+
+SCENARIOS: tuple[Callable[[Accelerator, Path], None], ...] = (
+    two_by_two_by_five,
+    disjoint,
+    one_fails,
+    pulls,
+    main_fails,
+    random_states,
+    sharded,
+)
 
 
 def _mine(config: StageConfig, accelerator: Accelerator) -> Loader[int, int]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -18,13 +18,16 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-def make_accelerator(config: TrainerConfig, *, logging_dir: str, cpu: bool = False) -> Accelerator:
+def make_accelerator(
+    config: TrainerConfig, *, logging_dir: str, cpu: bool = False, run_config: Mapping[str, Any] | None = None
+) -> Accelerator:
     """Return the accelerator: bfloat16 where the recipe wants it, trackers, and no division by accumulation steps.
 
     Args:
         config: the recipe's ``trainer``.
         logging_dir: where trackers that write files put them.
         cpu: stay on the CPU even where there is a device.
+        run_config: the recipe as plain values, for the trackers. They are closed by ``accelerator.end_training()``.
 
     Raises:
         ConfigError: an unknown tracker, or one whose package is not installed.
@@ -48,7 +51,25 @@ def make_accelerator(config: TrainerConfig, *, logging_dir: str, cpu: bool = Fal
     except ValueError as error:
         raise ConfigError(f"trainer: {error}") from error
     assert_distributed(accelerator, config.distributed)
+    if config.trackers:
+        accelerator.init_trackers("tpo", config=flat_options(run_config or {}))
     return accelerator
+
+
+def flat_options(config: Mapping[str, Any], at: str = "") -> dict[str, int | float | str | bool]:
+    """Return ``stages.0.steps`` -> value, as trackers want hyper-parameters; null becomes the text ``null``."""
+    flat: dict[str, int | float | str | bool] = {}
+    for key, value in config.items():
+        name = f"{at}.{key}" if at else str(key)
+        if isinstance(value, Mapping):
+            flat |= flat_options(value, name)
+        elif isinstance(value, list | tuple) and any(isinstance(item, Mapping) for item in value):
+            flat |= flat_options({str(index): item for index, item in enumerate(value)}, name)
+        elif isinstance(value, int | float | str):
+            flat[name] = value
+        else:
+            flat[name] = "null" if value is None else ", ".join(map(str, value))
+    return flat
 
 
 def _wants_bf16(config: TrainerConfig, *, cpu: bool) -> bool:
