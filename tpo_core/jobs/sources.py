@@ -6,15 +6,20 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tpo_core._version import __version__
 from tpo_core.config.recipe import Recipe, Source, StageConfig
+from tpo_core.data.chat_formats import read_llava, read_videochat2_it
 from tpo_core.data.index import RecordFile
 from tpo_core.data.mixture import Draw, Mixture
 from tpo_core.data.mixture import Source as MixtureSource
-from tpo_core.data.readers import convert
+from tpo_core.data.readers import Reader, convert
 from tpo_core.data.records import Record
 from tpo_core.errors import ConfigError, DataError, did_you_mean
 from tpo_core.plugins import Plugins
 from tpo_core.prepare import Prepared, SamplePreparer
+
+READERS: Mapping[str, Reader] = {"llava": read_llava, "videochat2_it": read_videochat2_it}
+"""Formats of conversations that core itself reads."""
 
 NATIVE = "tpo"
 """Name of the project's own format; it needs no reader."""
@@ -68,12 +73,23 @@ def _open(source: Source, plugins: Plugins, cache: Path) -> OpenSource:
     if source.reader == NATIVE:
         records = RecordFile(source.path)
     else:
-        owner = plugins.reader_owner(source.reader)
-        read = plugins.resolve(plugins.reader(source.reader).reader)
-        records = convert(read, source.path, name=source.reader, version=f"{owner.package} {owner.version}", cache=cache)
+        read, version = _reader(source.reader, plugins)
+        records = convert(read, source.path, name=source.reader, version=version, cache=cache)
     size = len(records) if source.max_samples is None else min(len(records), source.max_samples)
     root = Path(source.root) if source.root is not None else records.root
     return OpenSource(source.name, records, size, root, source.weight)
+
+
+def _reader(name: str, plugins: Plugins) -> tuple[Reader, str]:
+    """Return a reader and what tells its version: one of ours, or one that a package announces."""
+    if name in READERS:
+        return READERS[name], __version__
+    if name not in plugins.readers():
+        known = [NATIVE, *READERS, *plugins.readers()]
+        raise ConfigError(f"no reader {name!r}; known: {', '.join(known)}.{did_you_mean(name, known)}")
+    owner = plugins.reader_owner(name)
+    read: Reader = plugins.resolve(plugins.reader(name).reader)
+    return read, f"{owner.package} {owner.version}"
 
 
 def stage_mixture(recipe: Recipe, stage: StageConfig, sources: Sequence[OpenSource]) -> tuple[Mixture, list[OpenSource]]:
