@@ -14,7 +14,11 @@ CONFIGS = {
     "streamed": MaskConfig(trains="all", chunk_frames=4, prompt_frame="best", multimask=True, slots=2, points=64, objective="both"),
     "release": MaskConfig(objective="distil", path="both", cache_mib=0),
 }
-CHECKS = [pytest.param(check, id=f"{name}-{check}") for name, config in CONFIGS.items() for check in head_checks(SPEC, config=config)]
+CHECKS = [
+    pytest.param(check, id=f"{name}-{check}", marks=[pytest.mark.long] if name != "default" else [])
+    for name, config in CONFIGS.items()
+    for check in head_checks(SPEC, config=config)
+]
 
 
 @pytest.mark.parametrize("check", CHECKS)

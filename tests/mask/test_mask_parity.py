@@ -121,7 +121,17 @@ def gated(step: Step) -> Tensor:
     return torch.where(step.object_B[:, None, None] > 0, masks, ABSENT)
 
 
-@pytest.mark.parametrize(("objects", "start", "count"), [(1, 0, 19), (3, 0, 5), (3, 3, 6), (1, 9, 12)])
+@pytest.mark.parametrize(
+    ("objects", "start", "count"),
+    [
+        (1, 0, 4),
+        (3, 0, 3),
+        (3, 2, 4),
+        pytest.param(1, 0, 19, marks=pytest.mark.long),
+        pytest.param(1, 9, 12, marks=pytest.mark.long),
+        pytest.param(3, 10, 20, marks=pytest.mark.long),
+    ],
+)
 @torch.no_grad()
 def test_propagation_equals_video_predictor(sam: Any, monkeypatch: pytest.MonkeyPatch, objects: int, start: int, count: int) -> None:
     frames, sparse = frames_of(sam, count), tokens_of(sam, objects)
