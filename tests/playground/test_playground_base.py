@@ -15,13 +15,15 @@ from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText, AutoProcessor, Qwen3VLForConditionalGeneration, Qwen3VLProcessor
 
 from tpo_core.errors import CheckpointError, ConfigError
+from tpo_heads.mask.tiny import build_tiny
 from tpo_heads.playground.base import build_base, make_base
 from tpo_heads.playground.curriculum import base_scene, make_cells, make_lesson, stack_rows, turns_of, write_row
 from tpo_heads.playground.pretrain import Aligner, Course, align, read, see, teach, words_loss
 from tpo_heads.playground.recipe import lay_base
+from tpo_heads.playground.school import teach_base
 from tpo_heads.playground.tokenizer import SPECIAL, train_tokenizer
 
-SHORT = Course(align_steps=2, align_batch=2, steps=4, mixture=(("image", 2), ("clip", 1)), chained=2)
+SHORT = Course(align_steps=2, align_batch=2, steps=4, mixture=(("image", 2),), mixture_late=(("clip", 1), ("image", 2)), chained=2)
 
 
 @pytest.fixture(scope="module")
@@ -254,3 +256,18 @@ def test_bases_are_laid_or_refused(tmp_path: Path, folder: Path) -> None:
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     with pytest.raises(ConfigError, match=r"give shipped, scratch, or a folder with config\.json"):
         lay_base(tmp_path / "c", base="nowhere")
+
+
+def test_the_course_ends_in_a_folder_that_loads(tmp_path: Path) -> None:
+    said: list[str] = []
+    reached = teach_base(tmp_path / "base", seed=0, scale=0.0005, say=said.append)
+    assert {"image_colour", "clip_does", "track_place", "caption_image", "sam_first", "sam_last"} <= set(reached)
+    assert all(0 <= value <= 1 for value in reached.values())
+    assert any("align 2" in line for line in said)
+    assert any("teach 2" in line for line in said)
+    model = AutoModelForImageTextToText.from_pretrained(tmp_path / "base")
+    assert model.dtype == torch.float16
+    assert sum(path.stat().st_size for path in (tmp_path / "base").iterdir()) < 6 * 2**20
+    assert set(load_file(tmp_path / "base" / "sam2.safetensors")) == set(build_tiny(64).state_dict())
+    again = teach_base(tmp_path / "base", seed=0, scale=0.0005)
+    assert again == reached, "a finished course is not taught again"

@@ -31,20 +31,39 @@ Report = Callable[[str, int, dict[str, float]], None]
 """Called as (phase, step, values) now and then."""
 
 
+Pattern = tuple[tuple[Kind, int], ...]
+"""Kinds of scenes in turn, with the size of their batches."""
+
+
 @dataclass(frozen=True)
 class Course:
-    """How long and how fast. `mixture`: of how many steps each kind of scene has how many, in order."""
+    """How long and how fast.
 
-    align_steps: int = 1500
+    Attributes:
+        mixture: in the first `first` of the steps; pictures teach the look-up from words to objects. mixture_late: afterwards.
+        chained: every n-th round of the pattern is chats, where turns see the turns before them; else every turn is a first one.
+        harder: every n-th round is of level 2, so that its colours and shapes are known too.
+    """
+
+    align_steps: int = 1200
     align_rate: float = 2e-3
     align_batch: int = 32
-    steps: int = 6000
+    steps: int = 4000
     rate: float = 1e-3
     warmup: int = 50
     decay: float = 0.3
     chained: int = 4
-    mixture: tuple[tuple[Kind, int], ...] = (("image", 16), ("image", 16), ("clip", 6), ("image", 16), ("track", 10))
-    level: int = 1
+    harder: int = 5
+    first: float = 0.25
+    mixture: Pattern = (("image", 16), ("image", 16), ("track", 10), ("image", 16), ("clip", 6))
+    mixture_late: Pattern = (("image", 16), ("clip", 6), ("track", 10), ("clip", 6))
+
+    def batch(self, step: int) -> tuple[Kind, int, bool, int]:
+        """Return (kind, size, whether chained, level) of a step's batch."""
+        pattern = self.mixture if step < self.first * self.steps else self.mixture_late
+        kind, size = pattern[step % len(pattern)]
+        turn = step // len(pattern)
+        return kind, size, turn % self.chained == self.chained - 1, 2 if turn % self.harder == self.harder - 1 else 1
 
 
 def grids(frames: int) -> Tensor:
@@ -62,7 +81,7 @@ def see(model: Qwen3VLForConditionalGeneration, pixels: Tensor) -> Tensor:
 def read(model: Qwen3VLForConditionalGeneration, lesson: Lesson) -> Tensor:
     """Return the last hidden states (B, L, D) after the final norm."""
     embeds_BLD = model.get_input_embeddings()(lesson.ids_BL)
-    embeds_BLD = embeds_BLD.masked_scatter(lesson.seen_BL[..., None], see(model, lesson.pixels_FP))
+    embeds_BLD = embeds_BLD.masked_scatter(lesson.seen_BL[..., None], see(model, lesson.pixels_FP).to(embeds_BLD.dtype))
     states: Tensor = model.model.language_model(
         inputs_embeds=embeds_BLD, position_ids=lesson.place_3BL, attention_mask=lesson.allowed_B1LL, use_cache=False
     ).last_hidden_state
@@ -125,7 +144,8 @@ def align(model: Qwen3VLForConditionalGeneration, tokenizer: PreTrainedTokenizer
     mean: dict[str, float] = {}
     for step in range(course.align_steps):
         _set_rate(optimiser, course.align_rate * _ramp(step, course.align_steps, warmup=30, decay=1.0))
-        cells = make_cells(tokenizer, seed=seed, first=step * course.align_batch, size=course.align_batch, level=course.level)
+        level = 2 if step % course.harder == course.harder - 1 else 1
+        cells = make_cells(tokenizer, seed=seed, first=step * course.align_batch, size=course.align_batch, level=level)
         loss, scores = aligner(see(model, cells.pixels), cells)
         _step(optimiser, weights, loss)
         for key, value in {"loss": loss.item(), **scores}.items():
@@ -153,9 +173,8 @@ def teach(
     used = _scenes_before(course, begin)
     mean: dict[str, float] = {}
     for step in range(begin, course.steps):
-        kind, size = course.mixture[step % len(course.mixture)]
-        chained = (step // len(course.mixture)) % course.chained == course.chained - 1
-        lesson = make_lesson(tokenizer, seed=seed, kind=kind, first=used[kind], size=size, chained=chained, level=course.level)
+        kind, size, chained, level = course.batch(step)
+        lesson = make_lesson(tokenizer, seed=seed, kind=kind, first=used[kind], size=size, chained=chained, level=level)
         used[kind] += size
         _set_rate(optimiser, course.rate * _ramp(step, course.steps, warmup=course.warmup, decay=course.decay))
         loss = words_loss(model, lesson)
@@ -209,7 +228,7 @@ def _exam_batches(scenes: int) -> Iterator[tuple[Kind, int, int]]:
 def _scenes_before(course: Course, step: int) -> dict[Kind, int]:
     used: dict[Kind, int] = {"image": 0, "clip": 0, "track": 0}
     for done in range(step):
-        kind, size = course.mixture[done % len(course.mixture)]
+        kind, size, _, _ = course.batch(done)
         used[kind] += size
     return used
 

@@ -7,6 +7,8 @@ captions and questions, and the small SAM2 learns points and clips. It sees no t
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -38,7 +40,7 @@ SAM_BATCH = (12, 6)
 def teach_base(folder: str | Path, *, seed: int = 0, scale: float = 1.0, say: Callable[[str], None] | None = None) -> dict[str, float]:
     """Teach a base model and write it to a folder: half-precision safetensors, processor, SAM2's weights, what was reached.
 
-    Deterministic in `seed` on one machine with one thread; goes on from ``<folder>.course`` where it was interrupted.
+    Deterministic in `seed` on one kind of machine (one thread is used); goes on from ``<folder>.course`` where it was interrupted.
 
     Args:
         folder: where to write.
@@ -51,6 +53,7 @@ def teach_base(folder: str | Path, *, seed: int = 0, scale: float = 1.0, say: Ca
     """
     target = Path(folder)
     work = target.with_name(target.name + ".course")
+    work.mkdir(parents=True, exist_ok=True)
     course = scaled(Course(), scale)
     start = time.monotonic()
 
@@ -59,15 +62,20 @@ def teach_base(folder: str | Path, *, seed: int = 0, scale: float = 1.0, say: Ca
             text = "  ".join(f"{name} {value:.3f}" for name, value in values.items())
             say(f"{time.monotonic() - start:6.0f} s  {phase} {step}: {text}")
 
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    model, processor = make_base(seed=seed)
-    if not (work / "course.safetensors").is_file():
-        align(model, processor.tokenizer, seed=seed, course=course, report=report)
-    teach(model, processor.tokenizer, seed=seed, course=course, report=report, folder=work)
-    reached = examine(model, processor.tokenizer, seed=seed, scenes=max(16, int(256 * min(1.0, scale))))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        reached = teach_sam(work / SAM_FILE, seed=seed, scale=scale, report=report)
+        model, processor = make_base(seed=seed)
+        if not (work / "course.safetensors").is_file():
+            align(model, processor.tokenizer, seed=seed, course=course, report=report)
+        teach(model, processor.tokenizer, seed=seed, course=course, report=report, folder=work)
+        reached |= examine(model, processor.tokenizer, seed=seed, scenes=max(16, int(256 * min(1.0, scale))))
+    finally:
+        torch.set_num_threads(threads)
     model.half().save_pretrained(target)
     processor.save_pretrained(target)
-    reached |= teach_sam(target / SAM_FILE, seed=seed, scale=scale, report=report)
+    shutil.copyfile(work / SAM_FILE, target / SAM_FILE)
     rounded = {name: round(value, 4) for name, value in reached.items()}
     (target / REACHED_FILE).write_text(json.dumps({"seed": seed, "scale": scale, "reached": rounded}, indent=1) + "\n", "utf-8")
     return rounded
@@ -79,8 +87,11 @@ def scaled(course: Course, scale: float) -> Course:
 
 
 def teach_sam(path: Path, *, seed: int, scale: float, report: Callable[[str, int, dict[str, float]], None]) -> dict[str, float]:
-    """Teach the small SAM2 points, then clips; write its weights in half precision; return its mean IoU from true points."""
-    from safetensors.torch import save_file
+    """Teach the small SAM2 points, then clips, unless its file is there; return its mean IoU from true points.
+
+    The weights are written in half precision.
+    """
+    from safetensors.torch import load_file, save_file
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -92,16 +103,20 @@ def teach_sam(path: Path, *, seed: int, scale: float, report: Callable[[str, int
         if (step + 1) % 100 == 0:
             report("sam2", step + 1, {"loss": sum(mean[-100:]) / 100})
 
-    single, clips = (max(2, int(steps * scale)) for steps in SAM_STEPS)
-    pretrain(
-        sam,
-        point_batches(seed, size=SAM_BATCH[0], frames=1),
-        point_batches(seed, size=SAM_BATCH[1], frames=3),
-        steps_single=single,
-        steps_clips=clips,
-        log=log,
-    )
-    save_file({name: weight.half().contiguous() for name, weight in sam.state_dict().items()}, path)
+    if not path.is_file():
+        single, clips = (max(2, int(steps * scale)) for steps in SAM_STEPS)
+        pretrain(
+            sam,
+            point_batches(seed, size=SAM_BATCH[0], frames=1),
+            point_batches(seed, size=SAM_BATCH[1], frames=3),
+            steps_single=single,
+            steps_clips=clips,
+            log=log,
+        )
+        draft = path.with_name("sam2.tmp")
+        save_file({name: weight.half().contiguous() for name, weight in sam.state_dict().items()}, draft)
+        os.replace(draft, path)
+    sam.load_state_dict({name: weight.float() for name, weight in load_file(path).items()})
     return examine_sam(sam, seed=seed, batches=max(1, int(8 * min(1.0, scale))))
 
 
@@ -121,7 +136,8 @@ def point_batches(seed: int, *, size: int, frames: int, split: str = "base") -> 
         owners: list[int] = []
         while len(pictures) < size:
             kinds: tuple[Kind, ...] = ("image", "clip", "track") if frames == 1 else ("track",)
-            scene, picture, _ = base_scene(seed, kinds[index % len(kinds)], index, split=split)
+            level = 2 if index % 5 == 4 and split == "base" else 1
+            scene, picture, _ = base_scene(seed, kinds[index % len(kinds)], index, split=split, level=level)
             rng = scene.rng(4)
             index += 1
             first = int(rng.integers(scene.frames - frames + 1))

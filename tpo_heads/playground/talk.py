@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from tpo_heads.playground.phrases import NUMBERS, RELATIONS, THIRD_PERSON
+from tpo_heads.playground.phrases import NOT_THERE, NUMBERS, RELATIONS, THIRD_PERSON
 from tpo_heads.playground.scenes import ACTIONS, pick
 
 if TYPE_CHECKING:
@@ -80,7 +80,9 @@ def place(speaker: Speaker) -> Talk:
 
 
 def refer(speaker: Speaker) -> Talk:
-    """Which thing is meant, and where it is, in words; the only question in words that may be relational."""
+    """Which thing is meant, and where it is, in words; the only question in words that may be relational, or about what is not there."""
+    if speaker.rng.random() < 0.15:
+        return NOT_THERE, {"e": speaker.absent_name()}
     seen = speaker.seen()
     if not seen:
         return None
