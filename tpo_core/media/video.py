@@ -355,8 +355,8 @@ def _refuse_broken_off(container: Any, stream: Any, end: int, base: Fraction, co
 
 
 def _open(path: Path) -> Any:
-    # "file:" keeps FFmpeg from reading a protocol out of the name.
-    container = av.open(f"file:{path}", options=dict(_OPTIONS))
+    # The path is absolute, so FFmpeg reads no protocol out of a name such as "http:a.mp4".
+    container = av.open(str(path), options=dict(_OPTIONS))
     if not container.streams.video:
         container.close()
         raise MediaError(f"{shown(path)}: the file holds no video stream; expected a video")
