@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -400,6 +400,7 @@ def test_versions_name_what_counts() -> None:
 names = st.text("abc._", min_size=1, max_size=6)
 
 
+@settings(deadline=None)
 @given(st.dictionaries(names, st.dictionaries(names, st.integers(0, 9), min_size=1, max_size=3), max_size=4))
 def test_names_join_and_split(groups: dict[str, dict[str, int]]) -> None:
     tensors = {owner: {name: torch.tensor(value) for name, value in held.items()} for owner, held in groups.items()}

@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 import torch
 from accelerate import Accelerator
-from toys_train import Listed, Toy, loader, make_batch, reach, stage, watch_gradients
+from toys_train import TERMS, Listed, Toy, loader, make_batch, reach, stage, watch_gradients
 
 from tpo_core.errors import CheckpointError, TrainError
 from tpo_core.runs.state import TrainerState
-from tpo_core.train import Observer, StagePlan, StepHook, StepReport, Trainer
+from tpo_core.train import Observer, StagePlan, StepBatches, StepHook, StepReport, Trainer
+from tpo_core.train.step import count_step
 
 
 def make(model: Toy, steps: int, batches: Any, **options: Any) -> Trainer:
@@ -258,3 +259,13 @@ def test_after_closing_the_model_is_plain_again() -> None:
     trainer.close()
     assert model.forward == plain
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_counts_of_a_step_by_hand() -> None:
+    """Sums over micro-batches; a term without a count divides by 1, and a fraction is not enlarged away."""
+    first, second = make_batch([0, 3], only="region"), make_batch([6], only="region")
+    second.counts["region/l2"] = 0.25
+    totals = count_step(StepBatches([first, second], bad=2), (*TERMS,), Accelerator(cpu=True))
+    assert totals.counts == {"lm": 3.0, "assign": 3.0, "mask/bce": 0.0, "region/l1": 1.0 + 4.0 + 3.0, "region/l2": 2.25}
+    assert totals.denominators == {"lm": 3.0, "assign": 3.0, "mask/bce": 1.0, "region/l1": 8.0, "region/l2": 2.25}
+    assert (totals.samples, totals.tokens, totals.bad) == (3.0, 1.0 + 4.0 + 2.0, 2.0)

@@ -70,7 +70,7 @@ class Source(Part):
     name: Name = Field(description="how stages and tables call it")
     path: str = Field(description="the annotation file, relative to the working directory")
     reader: str = Field("tpo", description="annotation format; `tpo heads` lists those installed")
-    weight: float | None = Field(None, ge=0, description="share in the mixture; null (in all sources): by number of samples and data.temperature")
+    weight: float | None = Field(None, ge=0, description="share in the mixture; null in all: by number of samples and temperature")
     root: str | None = Field(None, description="folder that media paths are relative to; null: the file's own folder")
     max_samples: int | None = Field(None, ge=1, description="use only this many records, from the first; null: all")
 

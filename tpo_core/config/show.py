@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import io
 import json
+import re
 import textwrap
 from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel
-from ruamel.yaml import YAML
 
+from tpo_core.config.document import parse_value
 from tpo_core.config.recipe import Recipe
 
 _WIDTH = 110
+_PLAIN = re.compile(r"[A-Za-z_./][A-Za-z0-9_./@+-]*")
 
 
 def format_recipe(recipe: Recipe) -> str:
@@ -70,9 +71,12 @@ def _scalar(value: Any) -> str:
         return f"[{', '.join(_scalar(item) for item in value)}]"
     if isinstance(value, Mapping):
         return json.dumps(dict(value))
-    buffer = io.StringIO()
-    yaml = YAML(typ="safe", pure=True)
-    yaml.default_flow_style = True
-    yaml.width = 10**6
-    yaml.dump([str(value)], buffer)
-    return buffer.getvalue().strip().removeprefix("[").removesuffix("]")
+    return _text(str(value))
+
+
+def _text(value: str) -> str:
+    """Return text plain where it reads back as itself, else in double quotes with every unprintable character escaped."""
+    if _PLAIN.fullmatch(value) and parse_value(value, source="text") == value:
+        return value
+    escaped = "".join(c if c.isprintable() else f"\\U{ord(c):08x}" for c in value.replace("\\", "\\\\").replace('"', '\\"'))
+    return f'"{escaped}"'

@@ -91,7 +91,7 @@ def run_micro_batches(
         with contextlib.nullcontext() if last else accelerator.no_sync(model):
             output = model(batch.to(accelerator.device), denominators)
             accelerator.backward(output.loss * (accelerator.num_processes * scale))
-        metrics.append({LOSS: output.loss.detach(), **output.metrics})
+        metrics.append({**output.metrics, LOSS: output.loss.detach()})
     return metrics
 
 
