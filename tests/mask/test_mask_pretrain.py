@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from tpo_heads.mask.pretrain import ClipBatch, _rate, clip_loss, pretrain
+from tpo_heads.mask.pretrain import ClipBatch, _rate, clip_loss, pretrain, tight_boxes
 from tpo_heads.mask.sam import build_sam
 
 
@@ -54,7 +54,27 @@ def test_objects_share_their_clips_features() -> None:
     sam = sam_of()
     batch = next(batches(2))
     apart = ClipBatch(batch.frames_KTCHW[batch.clip_B], batch.masks_BTHW, batch.points_B2)
-    torch.testing.assert_close(clip_loss(sam, batch), clip_loss(sam, apart), rtol=1e-5, atol=1e-5)
+    for boxes in (False, True):
+        torch.testing.assert_close(clip_loss(sam, batch, boxes=boxes), clip_loss(sam, apart, boxes=boxes), rtol=1e-5, atol=1e-5)
+
+
+def test_points_and_boxes_prompt_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    kinds = []
+    real = clip_loss
+
+    def noted(sam: Any, batch: ClipBatch, *, boxes: bool) -> torch.Tensor:
+        kinds.append(boxes)
+        return real(sam, batch, boxes=boxes)
+
+    monkeypatch.setattr("tpo_heads.mask.pretrain.clip_loss", noted)
+    pretrain(sam_of(), batches(1), batches(2), steps_single=3, steps_clips=2)
+    assert kinds == [False, True, False, False, True]
+
+
+def test_tight_boxes_by_hand() -> None:
+    masks = torch.zeros(2, 48, 64, dtype=torch.bool)
+    masks[0, 12:36, 16:48] = True
+    torch.testing.assert_close(tight_boxes(masks), torch.tensor([[0.25, 0.25, 0.75, 0.75], [0, 0, 0, 0]]))
 
 
 def test_batches_that_end_early() -> None:

@@ -1,4 +1,4 @@
-"""Teach a SAM2 with random weights to segment from a point, then to follow through its memory: the stand-in for SAM2's checkpoint.
+"""Teach a SAM2 with random weights to segment from a point or a box, then to follow through its memory: the stand-in for SAM2's checkpoint.
 
 Legend: K clips, B objects in them, T frames, H W the picture's side (SAM2's own).
 """
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from tpo_heads.mask.losses import enlarge, mask_losses, object_loss
-from tpo_heads.mask.track import Tracker, encode_frames, point_tokens, propagate, stack_steps
+from tpo_heads.mask.track import Tracker, corner_tokens, encode_frames, point_tokens, propagate, stack_steps
 
 if TYPE_CHECKING:
     from sam2.modeling.sam2_base import SAM2Base
@@ -53,6 +53,8 @@ def pretrain(
 ) -> SAM2Base:
     """Train all of a SAM2 in place on pictures, then on clips (three frames teach the memory), and return it in eval mode.
 
+    Points and boxes (tight, of the mask on frame 0) prompt it in turn, step by step.
+
     Each phase has its own AdamW: warm-up, `lr` held (skill comes suddenly, and not at a step that can be foretold), and a fall to a
     twentieth of it over the last fifth. Randomness is the caller's (batches, initial weights).
 
@@ -76,7 +78,7 @@ def pretrain(
             batch = next(source, None)
             if batch is None:
                 raise ValueError(f"the batches ended after {step} of {steps} steps; give at least as many batches as steps")
-            loss = clip_loss(sam, batch)
+            loss = clip_loss(sam, batch, boxes=step % 2 == 1)
             if not bool(torch.isfinite(loss)):
                 raise ValueError(f"the loss of SAM2's pre-training is {loss.item()} at step {done}; lower `lr` ({lr})")
             optimizer.zero_grad(set_to_none=True)
@@ -90,21 +92,35 @@ def pretrain(
     return sam.eval()
 
 
-def clip_loss(sam: SAM2Base, batch: ClipBatch) -> Tensor:
-    """Return SAM2's training loss (20 focal + dice + IoU + object score) of clips prompted by a point on frame 0, a scalar."""
+def clip_loss(sam: SAM2Base, batch: ClipBatch, *, boxes: bool) -> Tensor:
+    """Return SAM2's training loss (20 focal + dice + IoU + object score) of clips prompted by a point or a box on frame 0, a scalar."""
     clips, count = batch.frames_KTCHW.shape[:2]
     features = encode_frames(sam, batch.frames_KTCHW.flatten(0, 1), at_once=clips * count)
     index_BT = torch.arange(clips * count, device=batch.frames_KTCHW.device).view(clips, count)
     if batch.clip_B is not None:
         index_BT = index_BT[batch.clip_B]
     tracker = Tracker(sam, num_frames=count, prompt_frame=0, learning=True)
-    masks_BTMhw, iou_BTM, object_BT = stack_steps(propagate(tracker, features, index_BT, point_tokens(sam, batch.points_B2)))
+    tokens_BPC = corner_tokens(sam, tight_boxes(batch.masks_BTHW[:, 0])) if boxes else point_tokens(sam, batch.points_B2)
+    masks_BTMhw, iou_BTM, object_BT = stack_steps(propagate(tracker, features, index_BT, tokens_BPC))
     logits = enlarge(masks_BTMhw.flatten(0, 1), sam.image_size)
     truth = batch.masks_BTHW.flatten(0, 1).flatten(1)
     present = truth.any(dim=1).float()
     losses = mask_losses(logits, iou_BTM.flatten(0, 1), truth, focal=FOCAL, dice=DICE)
     seen = (FOCAL * losses.focal_R + DICE * losses.dice_R + losses.iou_R) * present
     return seen.sum() / present.sum().clamp(min=1) + object_loss(object_BT.flatten(), present).mean()
+
+
+def tight_boxes(masks_BHW: Tensor) -> Tensor:
+    """Return the boxes (B, 4; xyxy in 0-1, exclusive) around masks; an empty one gives zeros."""
+    sides = []
+    for dim, size in ((1, masks_BHW.shape[2]), (2, masks_BHW.shape[1])):
+        covered_BX = masks_BHW.any(dim=dim)
+        place_X = torch.arange(size, device=masks_BHW.device)
+        low_B = torch.where(covered_BX, place_X, size).amin(dim=1)
+        high_B = torch.where(covered_BX, place_X + 1, 0).amax(dim=1)
+        sides.append((torch.minimum(low_B, high_B) / size, high_B / size))
+    (left, right), (top, bottom) = sides
+    return torch.stack([left, top, right, bottom], dim=1)
 
 
 def _rate(step: int, warm: int, steps: int) -> float:
