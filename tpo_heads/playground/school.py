@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 SAM_FILE = "sam2.safetensors"
 """SAM2's weights lie beside the model's, under this name."""
 REACHED_FILE = "reached.json"
-SAM_STEPS = (600, 500)
+SAM_STEPS = (2400, 1200)
 SAM_BATCH = (12, 6)
 
 
