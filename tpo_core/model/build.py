@@ -162,7 +162,7 @@ def closing_ids(backbone: Backbone) -> frozenset[int]:
 
 def _slot(head: LoadedHead, config: HeadConfig, hidden: int) -> HeadSlot:
     module = head.head(config, Widths(hidden=hidden, features=hidden, words=hidden))
-    return HeadSlot(head.name, module, weight=config.weight, detach=config.detach, origin=f"{head.package} {head.version}")
+    return HeadSlot(head.name, module, weight=config.weight, detach=config.detach, origin=head.origin)
 
 
 def _own_processor(backbone: Backbone) -> Layout:

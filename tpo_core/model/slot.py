@@ -5,14 +5,15 @@ Legend: N queries, S slots, D width.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from tpo_core.head import Head, prompt_rows
+from tpo_core.plugins import blame
 from tpo_core.types import Denominators, FrameFeatures, Queries, Tensors
 
 
@@ -97,14 +98,9 @@ class HeadSlot(nn.Module):
             zero = sum(p.reshape(-1)[:1].float().sum() for p in self.head.prompt.parameters()) * 0.0
             return zero * torch.zeros(0, hidden, device=next(self.head.prompt.parameters()).device)
 
-    @contextmanager
-    def blame(self) -> Iterator[None]:
-        """Note head, package and version on an exception raised inside the head."""
-        try:
-            yield
-        except Exception as error:
-            error.add_note(f"raised in head {self.name!r}" + (f" of {self.origin}" if self.origin else ""))
-            raise
+    def blame(self) -> AbstractContextManager[None]:
+        """Return a context that notes head, package and version on an exception raised inside the head."""
+        return blame(self.name, self.origin)
 
 
 def _detached(queries: Queries) -> Queries:

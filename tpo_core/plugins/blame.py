@@ -7,9 +7,14 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def blame(head: str, package: str, version: str) -> Iterator[None]:
-    """Add ``in head 'foo' (tpo-head-foo 1.2)`` as a note (PEP 678) to every exception that passes, once."""
-    note = f"in head {head!r} ({package} {version})"
+def blame(head: str, origin: str = "") -> Iterator[None]:
+    """Add ``in head 'foo' (tpo-head-foo 1.2)`` as a note (PEP 678) to every exception that passes, once.
+
+    Args:
+        head: its name.
+        origin: its package and version; "" where no package announces it.
+    """
+    note = f"in head {head!r}" + (f" ({origin})" if origin else "")
     try:
         yield
     except Exception as error:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import pluggy
 
@@ -17,7 +18,10 @@ from tpo_core.errors import HeadNotFound, PluginBroken, PluginClash, PluginError
 from tpo_core.plugins.blame import blame
 from tpo_core.plugins.discover import find_plugins
 from tpo_core.plugins.load import Loaded, PluginEntry, load_plugin, one_line
-from tpo_core.plugins.resolve import LoadedHead, resolve, resolve_config, resolve_head
+from tpo_core.plugins.resolve import LoadedHead, check_parts, resolve, resolve_config, resolve_head
+
+if TYPE_CHECKING:
+    from tpo_core.head import Codec, Head, Metric
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +64,7 @@ class Plugins:
         self._heads: dict[str, list[Announced[HeadSpec]]] = names["head"]
         self._readers: dict[str, list[Announced[ReaderSpec]]] = names["reader"]
         self._backbones: dict[str, list[Announced[BackboneSpec]]] = names["backbone"]
+        self._replaced: dict[str, dict[str, Any]] = {}
         self._observers = [(one.entry, one.manager) for one in loaded if one.manager is not None and one.entry.status == "ok"]
 
     def heads(self) -> dict[str, HeadSpec]:
@@ -110,12 +115,47 @@ class Plugins:
     def config_class(self, name: str) -> type[HeadConfig]:
         """Return a head's config class; imports the module that holds it and no more. Raises like `head`."""
         found = self._find("head", self._heads, name)
-        return resolve_config(found.card, found.entry.package, found.entry.version)
+        replaced: type[HeadConfig] | None = self._replaced.get(name, {}).get("config")
+        return replaced or resolve_config(found.card, found.entry.package, found.entry.version)
 
     def load_head(self, name: str) -> LoadedHead:
         """Import a head's classes and check them. Raises like `head`."""
         found = self._find("head", self._heads, name)
-        return resolve_head(found.card, found.entry.package, found.entry.version)
+        loaded = resolve_head(found.card, found.entry.package, found.entry.version)
+        if name not in self._replaced:
+            return loaded
+        parts = self._replaced[name]
+        marks = ", ".join(f"{part} {value.__module__}.{value.__qualname__}" for part, value in sorted(parts.items()))
+        return replace(loaded, version=f"{loaded.version} with {marks}", **parts)
+
+    def replacing(
+        self,
+        name: str,
+        *,
+        config: type[HeadConfig] | None = None,
+        head: type[Head[Any]] | None = None,
+        codec: type[Codec[Any]] | None = None,
+        metric: type[Metric] | None = None,
+        draw: Callable[..., None] | None = None,
+    ) -> Plugins:
+        """Return these plugins with parts of one head replaced, for research on it: its name, tokens and records stay.
+
+        A run that is trained so remembers which parts in its head's version; load it with plugins that replace them, too.
+
+        Args:
+            name: of the head.
+            config, head, codec, metric, draw: what stands in for the parts that its card names; None: the card's.
+
+        Raises:
+            PluginBroken: a part is not of the class it must be. And like `head`.
+        """
+        self.head(name)
+        given = {"config": config, "head": head, "codec": codec, "metric": metric, "draw": draw}
+        parts = {part: value for part, value in given.items() if value is not None}
+        check_parts(name, parts)
+        changed = copy.copy(self)
+        changed._replaced = {**self._replaced, name: {**self._replaced.get(name, {}), **parts}}
+        return changed
 
     def resolve(self, reference: str) -> Any:
         """Import ``"package.module:Name"``. Raises `PluginBroken`, the cause chained."""
@@ -124,7 +164,7 @@ class Plugins:
     def blame(self, name: str) -> AbstractContextManager[None]:
         """Return a context that adds head, package and version as a note to exceptions raised inside a head's code."""
         entry = self.owner(name)
-        return blame(name, entry.package, entry.version)
+        return blame(name, entry.label)
 
     def step_end(self, step: int, metrics: Mapping[str, float]) -> None:
         """Tell every observer (hook `tpo_step_end`) of an optimiser step. What one raises is logged; the others are told all the same."""

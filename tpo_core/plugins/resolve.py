@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib import import_module
@@ -34,9 +34,14 @@ class LoadedHead:
     def name(self) -> str:
         return self.spec.name
 
+    @property
+    def origin(self) -> str:
+        """Return ``package version``, for messages."""
+        return f"{self.package} {self.version}"
+
     def blame(self) -> AbstractContextManager[None]:
         """Return a context that adds head, package and version as a note to exceptions raised inside plugin code."""
-        return blame(self.name, self.package, self.version)
+        return blame(self.name, self.origin)
 
 
 def resolve(reference: str, owner: str = "") -> Any:
@@ -101,7 +106,25 @@ def _owner(spec: HeadSpec, package: str, version: str) -> str:
 
 def _resolve_class(reference: str, base: type[Any], part: str, owner: str) -> Any:
     found = resolve(reference, owner)
-    if not (isinstance(found, type) and issubclass(found, base)):
-        what = f"class {found.__name__}" if isinstance(found, type) else type(found).__name__
-        raise PluginBroken(f"{owner}: {part} = {reference} is a {what}, expected a subclass of {base.__module__}.{base.__name__}")
+    _demand_class(found, base, f"{owner}: {part} = {reference}")
     return found
+
+
+def check_parts(name: str, parts: Mapping[str, Any]) -> None:
+    """Check what stands in for parts of a head.
+
+    Raises:
+        PluginBroken: one is not of the class it must be.
+    """
+    from tpo_core.head import Codec, Head, Metric
+
+    bases = {"config": HeadConfig, "head": Head, "codec": Codec, "metric": Metric}
+    for part, value in parts.items():
+        if part in bases:
+            _demand_class(value, bases[part], f"head {name!r}: {part}")
+
+
+def _demand_class(found: object, base: type[Any], what: str) -> None:
+    if not (isinstance(found, type) and issubclass(found, base)):
+        kind = f"class {found.__name__}" if isinstance(found, type) else type(found).__name__
+        raise PluginBroken(f"{what} is a {kind}, expected a subclass of {base.__module__}.{base.__name__}")
