@@ -66,7 +66,7 @@ def command(
     else:
         if names is None:
             raise ConfigError("name the heads to train: --heads region,temporal,mask; `tpo heads` lists those installed")
-        if resume and (folder / "summary.json").is_file():
+        if resume and not overrides and (folder / "summary.json").is_file():
             _show_finished(folder, as_json)
             return
         if model is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,10 @@ PER_HEAD = 2
 """Pictures per head."""
 
 
+Answerer = Callable[[Assembly], Predictor]
+"""Makes what answers the test questions."""
+
+
 def measure_model(
     assembly: Assembly,
     tests: Sequence[OpenSource],
@@ -35,6 +39,7 @@ def measure_model(
     listener: JobListener | None = None,
     options: GenerationOptions | None = None,
     batch_size: int = 16,
+    answerer: Answerer = Predictor,
 ) -> dict[str, Any]:
     """Evaluate, write ``predictions.jsonl``, ``pictures/`` and ``picture.png`` into the output folder, and return the figures.
 
@@ -42,25 +47,44 @@ def measure_model(
         tests: sources to ask. most: records per source; None: all.
         trained_on: where the blind row takes its answers from; without it there is no blind row for conversation.
         batch_size: questions per generation.
+        answerer: makes what answers.
     """
+    predictor, sources = answerer(assembly), open_tests(tests, most)
+    report = ask_tests(predictor, sources, trained_on=trained_on, listener=listener, options=options, batch_size=batch_size)
+    output.mkdir(parents=True, exist_ok=True)
+    _write_rows(output / "predictions.jsonl", report)
+    pictures = draw_examples(predictor, sources, output)
+    figures = report.to_json()
+    figures["primary"] = {name: head.spec.primary for name, head in sorted(assembly.heads.items())}
+    figures["files"] = {"predictions": str(output / "predictions.jsonl"), "pictures": [str(path) for path in pictures]}
+    return figures
+
+
+def open_tests(tests: Sequence[OpenSource], most: int | None) -> list[TestSource]:
+    """Return what is asked of each source: its first `most` records; None: all."""
+    return [TestSource(s.name, [row for _, row in zip(range(most or s.size), s.rows(), strict=False)], s.root) for s in tests]
+
+
+def ask_tests(
+    predictor: Predictor,
+    sources: Sequence[TestSource],
+    *,
+    trained_on: Sequence[OpenSource] = (),
+    listener: JobListener | None = None,
+    options: GenerationOptions | None = None,
+    batch_size: int = 16,
+) -> Report:
+    """Ask every record and score the answers; nothing is written. Arguments as of `measure_model`."""
     listener = listener or JobListener()
-    sources = [TestSource(s.name, [row for _, row in zip(range(most or s.size), s.rows(), strict=False)], s.root) for s in tests]
     listener.evaluation_begins(sum(len(s.records) for s in sources))
-    predictor = Predictor(assembly)
-    report = Evaluator(
+    return Evaluator(
         predictor,
-        metrics={name: head.metric for name, head in assembly.heads.items()},
+        metrics={name: head.metric for name, head in predictor.assembly.heads.items()},
         blind=_blind(trained_on),
         batch_size=batch_size,
         options=options or GenerationOptions(max_new_tokens=48),
         progress=listener.evaluated,
     ).run(sources)
-    output.mkdir(parents=True, exist_ok=True)
-    _write_rows(output / "predictions.jsonl", report)
-    pictures = draw_examples(predictor, sources, output)
-    figures = report.to_json()
-    figures["files"] = {"predictions": str(output / "predictions.jsonl"), "pictures": [str(path) for path in pictures]}
-    return figures
 
 
 def draw_examples(predictor: Predictor, sources: Sequence[TestSource], output: Path) -> list[Path]:

@@ -20,10 +20,11 @@ from tpo_core.data.quarantine import Quarantine
 from tpo_core.errors import CheckpointError, TrainError
 from tpo_core.jobs.assembly import TRAINED_GROUPS, assemble, capture_state, identity_of, layouts_of, load_heads, restore_state
 from tpo_core.jobs.listen import JobListener
-from tpo_core.jobs.measure import measure_model
+from tpo_core.jobs.measure import Answerer, ask_tests, measure_model, open_tests
 from tpo_core.jobs.sources import OpenSource, ReadAndPrepare, dry_rows, open_sources, stage_mixture
 from tpo_core.model.build import Assembly
 from tpo_core.plugins import LoadedHead, Plugins
+from tpo_core.predict import Predictor
 from tpo_core.prepare import Prepared
 from tpo_core.runs import HeadOrigin, RunFolder, RunInfo, RunState, TrainerState, load_run_state, package_versions, utc_now
 from tpo_core.train import (
@@ -38,6 +39,7 @@ from tpo_core.train import (
     make_accelerator,
     micro_batches,
     resolve_rates,
+    run_on_main,
     shared_parameters,
     stage_steps,
 )
@@ -54,6 +56,8 @@ class TrainJob:
         test: ask the test sources at the end.
         listener: watches.
         cpu: stay on the CPU.
+        answerer: makes what answers the test questions.
+        command: what started this, for the report.
     """
 
     recipe: Recipe
@@ -62,6 +66,8 @@ class TrainJob:
     test: bool = True
     listener: JobListener = field(default_factory=JobListener)
     cpu: bool = False
+    answerer: Answerer = Predictor
+    command: str = ""
 
     def __post_init__(self) -> None:
         self._global_step = 0
@@ -76,26 +82,31 @@ class TrainJob:
         """
         began = time.perf_counter()
         recipe, output = self.recipe, Path(self.recipe.output)
-        if self.resume and (done := _finished(output)) is not None:
-            self.listener.say(f"{output} is finished; nothing to train")
-            return done
         if not recipe.stages:
             raise TrainError("the recipe has no stages, so there is nothing to train; add stages, or use tpo eval on a run")
         self._heads = load_heads(self.plugins, recipe.heads)
         self._layouts = layouts_of(self.plugins)
         self._sources = open_sources(recipe.data.train, self.plugins, cache=output / "data")
         self._tests = open_sources(recipe.data.test, self.plugins, cache=output / "data")
-        self._accelerator = make_accelerator(recipe.trainer, logging_dir=str(output), cpu=self.cpu)
-        assembly = self._assemble(None)
-        self._folder = self._open_folder(output, assembly)
+        plain = recipe.model_dump(mode="json", by_alias=True)
+        self._accelerator = make_accelerator(recipe.trainer, logging_dir=str(output), cpu=self.cpu, run_config=plain)
+        self._folder = self._open_folder(output, self._assemble(None))
+        if self.resume and (done := _finished(output)) is not None:
+            self.listener.say(f"{output} is finished; nothing to train")
+            return done
         self._quarantine = Quarantine(policy=recipe.data.policy, cap=recipe.data.max_bad, path=output / "quarantine.jsonl")
         state, start = self._where_to_begin(output)
         for index, stage in enumerate(recipe.stages):
             if start is not None and index < start.mark.index + start.mark.finished:
+                if index == start.mark.index:
+                    self._measure_stage(index, state)
                 continue
             resumed = start if start is not None and start.mark.index == index and not start.mark.finished else None
             state = self._stage(index, stage, state, resumed)
-        return self._report(output, state, began)
+            self._measure_stage(index, state)
+        summary = self._report(output, state, began)
+        self._accelerator.end_training()
+        return summary
 
     def _stage(self, index: int, stage: StageConfig, state: RunState | None, resumed: TrainerState | None) -> RunState:
         recipe, accelerator = self.recipe, self._accelerator
@@ -108,6 +119,7 @@ class TrainJob:
             restore_state(assembly, state)
         if resumed is None:
             self._begin_heads(index, stage, assembly)
+        model.to(accelerator.device)
         mixture, sources = stage_mixture(recipe, stage, self._sources)
         prepare = ReadAndPrepare(sources, assembly.preparer)
         rates = resolve_rates(stage, model.groups())
@@ -151,6 +163,28 @@ class TrainJob:
         self._last = assembly
         return capture_state(assembly, trained)
 
+    def _measure_stage(self, index: int, state: RunState | None) -> None:
+        """Write the figures after a stage, unless they are there or the run's last ones will be the same."""
+        stages = self.recipe.stages
+        path = _stage_file(self.recipe.output, stages[index])
+        wanted = self.recipe.trainer.eval_after_stage and self.test and self._tests and index < len(stages) - 1
+        if not wanted or path.exists():
+            return
+        assembly = self._last
+        if assembly is None:
+            assembly = self._assemble(state)
+            restore_state(assembly, state or RunState())
+
+        def measure() -> None:
+            most = self.recipe.trainer.eval_samples
+            self.listener.say(f"after stage {stages[index].name}")
+            report = ask_tests(self.answerer(assembly), open_tests(self._tests, most), listener=self.listener)
+            self.listener.evaluation_ends({})
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(json.dumps({"heads": report.heads, "conversation": report.conversation}), "utf-8")
+
+        run_on_main(self._accelerator, measure)
+
     def _begin_heads(self, index: int, stage: StageConfig, assembly: Assembly) -> None:
         """What happens once, where a stage begins: merged adapters, and tokens of heads that start from another's."""
         if stage.merge_at_start:
@@ -177,7 +211,11 @@ class TrainJob:
 
     def _save(self, assembly: Assembly, trained: frozenset[str], trainer: TrainerState) -> Path | None:
         state = capture_state(assembly, trained)
-        return None if self._folder is None else self._folder.save(state, trainer)
+        return run_on_main(self._accelerator, lambda: self._written(state, trainer))
+
+    def _written(self, state: RunState, trainer: TrainerState) -> Path:
+        assert self._folder is not None, "only the main process writes"
+        return self._folder.save(state, trainer)
 
     def _set_aside(self, bad: BadRow[Draw], sources: Sequence[OpenSource]) -> None:
         where = "unknown"
@@ -198,11 +236,7 @@ class TrainJob:
             backbone=identity_of(assembly.model.backbone),
             data={s.name: str(s.records.fingerprint["sha256"]) for s in self._sources},
         )
-        folder = None
-        if self._accelerator.is_main_process:
-            folder = RunFolder.open(output, info, resume=self.resume, keep=self.recipe.trainer.keep)
-        self._accelerator.wait_for_everyone()
-        return folder
+        return run_on_main(self._accelerator, lambda: RunFolder.open(output, info, resume=self.resume, keep=self.recipe.trainer.keep))
 
     def _where_to_begin(self, output: Path) -> tuple[RunState | None, TrainerState | None]:
         if not self.resume:
@@ -247,7 +281,10 @@ class TrainJob:
                 output=output,
                 most=self.recipe.trainer.eval_samples,
                 listener=self.listener,
+                answerer=self.answerer,
             )
+            if self.recipe.trainer.eval_after_stage:
+                figures["stages"] = self._stage_figures(figures)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         summary = {
             **figures,
@@ -260,6 +297,17 @@ class TrainJob:
         self._folder.finish(summary)
         self.listener.evaluation_ends(summary)
         return summary
+
+    def _stage_figures(self, last: Mapping[str, Any]) -> dict[str, Any]:
+        """Return ``heads`` and ``conversation`` after each stage that was measured; after the last one they are the run's own."""
+        *earlier, final = self.recipe.stages
+        paths = {stage.name: _stage_file(self.recipe.output, stage) for stage in earlier}
+        found = {name: json.loads(path.read_text("utf-8")) for name, path in paths.items() if path.exists()}
+        return {**found, final.name: {key: last[key] for key in ("heads", "conversation")}}
+
+
+def _stage_file(output: str, stage: StageConfig) -> Path:
+    return Path(output) / "stages" / f"{stage.name}.json"
 
 
 def _finished(output: Path) -> dict[str, Any] | None:
