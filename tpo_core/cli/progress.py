@@ -122,6 +122,7 @@ def print_summary(summary: Mapping[str, Any]) -> None:
     talk = [[name, f"{value:.3f}", _figure(summary.get("blind", {}).get(name))] for name, value in summary.get("conversation", {}).items()]
     if talk:
         print_table(["conversation", "held-out", "blind"], talk, title="conversation (blind: from the question's words alone)")
+    _print_stages(summary)
     if summary.get("bad_records") or summary.get("bad_rows"):
         echo(f"{summary.get('bad_rows', 0)} bad rows while training, {summary.get('bad_records', 0)} bad test records")
     if "seconds" in summary:
@@ -130,6 +131,19 @@ def print_summary(summary: Mapping[str, Any]) -> None:
         echo(f"picture      {path}")
     if "output" in summary:
         echo(f"run          {summary['output']}  (figures in summary.json, one line per test record in predictions.jsonl)")
+
+
+def _print_stages(summary: Mapping[str, Any]) -> None:
+    """Print what each stage left: each head's main metric, and the conversation. What a later stage cost stands in the columns."""
+    stages = summary.get("stages", {})
+    if not stages:
+        return
+    rows = [
+        [f"{head} {metric}", *(_figure(figures["heads"].get(head, {}).get(metric)) for figures in stages.values())]
+        for head, metric in summary.get("primary", {}).items()
+    ]
+    rows += [[name, *(_figure(figures["conversation"].get(name)) for figures in stages.values())] for name in summary["conversation"]]
+    print_table(["held-out, after stage", *stages], rows, title="stages")
 
 
 def _figure(value: float | None) -> str:

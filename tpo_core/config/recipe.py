@@ -156,6 +156,10 @@ class TrainerConfig(Part):
     log_every: int = Field(1, ge=1, description="optimiser steps between rows of metrics.jsonl")
     trackers: tuple[str, ...] = Field((), description="experiment trackers known to Accelerate (tensorboard, wandb, ...)")
     eval_samples: int | None = Field(None, ge=1, description="test records per source to evaluate at the end; null: all")
+    eval_after_stage: bool = Field(
+        False, description="evaluate after every stage, not only after the last: the summary then tells what a later stage cost"
+    )
+    report: bool = Field(True, description="write report.html (curves, figures, predictions with pictures) at the end")
     bf16: Literal["auto"] | bool = Field("auto", description="compute in bfloat16; auto: where the device has it")
     distributed: Literal["auto", "none", "ddp", "fsdp2"] = Field(
         "auto", description="what the launcher must have set up; auto: whatever it did"
