@@ -23,10 +23,10 @@ train: $(VENV)/.train
 	$(BIN)/tpo train --heads region,temporal,mask --output $(RUN) --resume
 
 test: $(VENV)/.dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not long" -n $(WORKERS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not long" -n $(WORKERS) --dist loadfile
 
 prove: $(VENV)/.dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long -n $(WORKERS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long -n $(WORKERS) --dist loadfile
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
