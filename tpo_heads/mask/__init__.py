@@ -30,4 +30,8 @@ def tpo_heads() -> Iterable[HeadSpec]:
             {"size": _SIZE, "frames": [0, 2, 4, 6], "rle": [_NOTHING, _BLOCK, None, _BLOCK], "object_ids": [3]},
             {"size": _SIZE, "frames": [1, 5], "rle": [_BLOCK, None], "boxes": [[20, 10, 50, 30], None], "visible": [1, 0]},
         ),
+        prompt_examples=(
+            {"kind": "box", "size": _SIZE, "frame": 0, "boxes": [[20, 10, 50, 30]]},
+            {"kind": "point", "size": _SIZE, "frame": 2, "points": [[33, 21]]},
+        ),
     )

@@ -125,7 +125,8 @@ class MaskHead(Head[MaskConfig]):
         yield from stream_clip(self.sam, self.source, queries, tokens_NPC, chunks, self.config, whole=whole)
 
     def _load_weights(self) -> None:
-        if self.config.weights is None:
+        if self.config.weights is None or next(self.sam.parameters()).is_meta:
+            # A dry run builds without weights and fetches none.
             return
         if self.config.weights != "hub" and not Path(self.config.weights).is_file():
             # A run that is loaded brings its own weights; only their use without any is an error.

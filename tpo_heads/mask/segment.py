@@ -46,7 +46,6 @@ class Asked:
     Args:
         tokens: kind of prompt -> SAM2 prompt tokens of all N queries (rows of another kind are not read).
         media: medium of each query. lengths_K: frames of each medium. frames_K: their indices into the medium.
-        total_K: frames that SAM2's clock counts (those of the whole clip while it is streamed).
         kind: of each query's prompt.
         start: position of each query's prompt frame, or None where it must be looked for.
     """
@@ -55,7 +54,6 @@ class Asked:
     media: Sequence[int]
     lengths_K: Sequence[int]
     frames_K: Sequence[Sequence[int]]
-    total_K: Sequence[int]
     kind: Sequence[int]
     start: Sequence[int | None]
 
@@ -71,8 +69,7 @@ def ask(queries: Queries, tokens_NPC: Tensor, sam: SAM2Base, config: MaskConfig,
     valid_KT = inputs.get("frame_index_valid", torch.ones_like(frames_KT, dtype=torch.bool))
     given = given_prompts(queries) or [None] * count
     positions_N = targets["prompt_position"] if targets is not None else torch.full((count,), -1, device=frames_KT.device)
-    numbers = _to_host([queries.media_N, inputs["total"], positions_N, valid_KT.sum(1), frames_KT.flatten()])
-    media, total, positions, lengths, flat = numbers
+    media, positions, lengths, flat = _to_host([queries.media_N, positions_N, valid_KT.sum(1), frames_KT.flatten()])
     width = frames_KT.shape[1]
     frames = [flat[k * width : k * width + length] for k, length in enumerate(lengths)]
     kind, start = [], []
@@ -87,7 +84,7 @@ def ask(queries: Queries, tokens_NPC: Tensor, sam: SAM2Base, config: MaskConfig,
             place = positions[row]
         start.append(0 if place is None and (len(own) == 1 or config.prompt_frame == "first") else place)
     tokens = prompt_tokens(queries, tokens_NPC, sam, config, kind)
-    return Asked(tokens, media, lengths, frames, total, kind, start)
+    return Asked(tokens, media, lengths, frames, kind, start)
 
 
 def given_prompts(queries: Queries) -> list[tuple[int, bool] | None] | None:

@@ -68,7 +68,7 @@ class _Stream:
         own = config.path != "embedding"
         self.kind = [EMBEDDING if prompt is None or not own else BOX if prompt[1] else POINT for prompt in given]
         self.tokens = prompt_tokens(queries, tokens_NPC, sam, config, self.kind)
-        self.start: list[int | None] = [None if prompt is None else min(prompt[0], total - 1) for prompt in given]
+        self.start: list[int | None] = [None if prompt is None else prompt[0] for prompt in given]
         self.trackers: dict[tuple[int, int], tuple[Tracker, list[int]]] = {}
         self.kept: dict[int, SamFeatures] = {}
         self.frontier = -1
