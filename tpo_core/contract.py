@@ -57,6 +57,7 @@ class HeadSpec:
         draw: ``"pkg.mod:function"``, ``draw(canvas, answers, target) -> None``, or None.
         fidelity: least score of ``decode(ideal(encode(target)))`` by the head's own metric, in 0-1.
         primary: name of the metric's value that `fidelity` and the summary table use.
+        prompt_examples: valid spatial prompts of a question, with their ``kind``, for a head that takes them (`Head.prompt`).
 
     Raises:
         ValueError: a name or a reference is not well formed.
@@ -72,6 +73,7 @@ class HeadSpec:
     examples: Sequence[Mapping[str, Any]] = field(default_factory=tuple)
     draw: str | None = None
     fidelity: float = 1.0
+    prompt_examples: Sequence[Mapping[str, Any]] = field(default_factory=tuple)
 
     def __post_init__(self) -> None:
         if not is_head_name(self.name):
@@ -119,3 +121,11 @@ def examples_of(spec: HeadSpec) -> list[Target]:
     from tpo_core.types import Target
 
     return [Target.model_validate({"id": f"t{i}", "head": spec.name, "media": 0, **e}) for i, e in enumerate(spec.examples)]
+
+
+def prompts_of(spec: HeadSpec) -> list[Target]:
+    """Return the card's example prompts as `Target`s with ``role: prompt``, ids ``p0``, ``p1``, ... and media 0 unless given."""
+    from tpo_core.types import Target
+
+    given = enumerate(spec.prompt_examples)
+    return [Target.model_validate({"id": f"p{i}", "role": "prompt", "head": spec.name, "media": 0, **e}) for i, e in given]

@@ -91,6 +91,15 @@ BAD = [
     ("state", {"head": "bad_heads:StateShared"}, "cannot be written as safetensors"),
     ("wrapper", {"head": "bad_heads:WrapperLazy"}, "no lazy modules"),
     ("wrapper", {"head": "bad_heads:WrapperNotFinite"}, "a parameter is not finite at the start"),
+    ("prompt", {"head": "bad_heads:PromptNone"}, "the card has prompt_examples, but Head.prompt is None"),
+    ("prompt", {"prompt_examples": ()}, "the card has no prompt_examples"),
+    ("prompt", {"prompt_examples": ({"size": [4, 3], "point": [1, 1]},)}, "prompt example 0 has kind None"),
+    ("prompt", {"head": "bad_heads:PromptNarrow"}, "Head.prompt gave (3, 47) for 3 prompts"),
+    ("prompt", {"head": "bad_heads:PromptMixes"}, "a prompt's embedding changes with the other prompts"),
+    ("prompt", {"head": "bad_heads:PromptFrozen"}, "no gradient reaches Head.prompt"),
+    ("prompt", {"codec": "bad_heads:PromptTakesAll"}, "takes the kind 'no_such_kind'"),
+    ("prompt", {"codec": "bad_heads:PromptDraws"}, "other tensors the second time for prompt example 0"),
+    ("prompt", {"codec": "bad_heads:PromptRaises"}, "Codec.encode_prompt on prompt example 0 raised ValueError: no prompts today"),
     ("rng", {"codec": "bad_heads:RngNumpy"}, "Codec.encode drew from (or seeded) the global generator of numpy"),
     ("rng", {"codec": "bad_heads:RngSeeds"}, "Codec.inputs drew from (or seeded) the global generator of torch"),
     ("rng", {"head": "bad_heads:RngHead"}, "Head.forward or Head.loss drew from (or seeded) the global generator of numpy"),
@@ -172,6 +181,22 @@ def test_the_parametriser_raises_what_the_report_says() -> None:
         checks["gradient"]()
 
 
+def test_a_check_that_does_not_apply_is_no_failure() -> None:
+    bare = replace(SPEC, head="bad_heads:PromptNone", prompt_examples=(), draw=None)
+    checks = {str(one): one for one in head_checks(bare, module="toy_card")}
+    for name in ("prompt", "draw"):
+        checks[name]()
+        assert checks[name].session.result(name).outcome == "not run"
+
+
+def test_what_builds_on_an_announced_failure_is_not_run_and_no_failure() -> None:
+    bad = replace(SPEC, head="bad_heads:LossIsMean")
+    checks = {str(one): one for one in head_checks(bad, module="toy_card", expected_failures={"losses": "one number"})}
+    checks["losses"]()
+    checks["gradient"]()
+    assert checks["gradient"].session.result("gradient").outcome == "not run"
+
+
 def test_the_kit_leaves_threads_and_generators_alone() -> None:
     torch.manual_seed(9)
     before = torch.get_rng_state(), np.random.get_state()[1].tobytes(), random.getstate(), torch.get_num_threads()
@@ -198,4 +223,4 @@ def test_media_can_be_given() -> None:
         return ArrayMedia(np.zeros((2, height, width, 3), dtype=np.uint8))
 
     assert check(media_of=media_of).ok
-    assert seen == ["t0", "t1", "t2", "t3"]
+    assert seen == ["t0", "t1", "t2", "t3", "p0", "p1"]

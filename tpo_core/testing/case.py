@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tpo_core.contract import HeadConfig, HeadSpec, examples_of
+from tpo_core.contract import HeadConfig, HeadSpec, examples_of, prompts_of
 from tpo_core.head import Codec, Head
 from tpo_core.media import frame_ends, sample_frames
 from tpo_core.plugins import LoadedHead, resolve_head
@@ -87,9 +87,18 @@ class Case:
         return examples_of(self.spec)
 
     @cached_property
+    def prompts(self) -> list[Target]:
+        return prompts_of(self.spec)
+
+    @cached_property
     def media(self) -> list[Media]:
         """One medium per example."""
         return [self._medium(target, seed) for seed, target in enumerate(self.examples)]
+
+    @cached_property
+    def prompt_media(self) -> list[Media]:
+        """One medium per example prompt."""
+        return [self._medium(prompt, 50 + number) for number, prompt in enumerate(self.prompts)]
 
     def clip(self, example: int, *, training: bool, annotated: bool = True) -> ClipView:
         """Return an example's medium as the codec sees it in training, in evaluation, or (not annotated) at prediction."""
@@ -97,6 +106,11 @@ class Case:
         frames = sample_frames(medium, VIEW.frames if medium.kind == "video" else 1)
         targets = (self.examples[example],) if annotated else ()
         return ClipView(medium, targets, training=training, seed=(11, example), frame_indices=frames)
+
+    def prompt_clip(self, prompt: int) -> ClipView:
+        """Return the medium of an example prompt as the codec sees it, at prediction."""
+        medium = self.prompt_media[prompt]
+        return ClipView(medium, seed=(12, prompt), frame_indices=sample_frames(medium, VIEW.frames if medium.kind == "video" else 1))
 
     def rows(self, *, training: bool) -> list[Row]:
         """Return at least three queries, those of different examples first; examples without a query are left out.

@@ -20,7 +20,7 @@ import torch
 
 from tpo_core.contract import HeadConfig, HeadSpec
 from tpo_core.errors import did_you_mean
-from tpo_core.testing import checks_card, checks_data, checks_model
+from tpo_core.testing import checks_card, checks_data, checks_model, checks_prompt
 from tpo_core.testing.case import Case, MediaOf
 from tpo_core.testing.report import CheckFailed, DoesNotApply, Outcome, Report, Result, doing
 
@@ -56,6 +56,7 @@ CHECKS: dict[str, Check] = {
     "targets": Check(checks_model.check_targets, ("predict", "eval")),
     "bf16": Check(checks_model.check_bf16, ("losses",)),
     "state": Check(checks_model.check_state, ("eval",)),
+    "prompt": Check(checks_prompt.check_prompt, ("batch",)),
     "wrapper": Check(checks_model.check_wrapper, ("batch",)),
     "rng": Check(checks_data.check_rng, ("batch", "metric")),
 }
@@ -82,6 +83,12 @@ class Session:
             outcome, message = self._outcome(name)
             self._results[name] = Result(name, CHECKS[name].about, outcome, message, time.perf_counter() - start)
         return self._results[name]
+
+    def blocked(self, name: str) -> bool:
+        """Return whether a check was not run because of a failure, announced ones apart; one that does not apply was not."""
+        if self.result(name).outcome != "not run":
+            return False
+        return any(not self.result(need).ok or self.blocked(need) for need in CHECKS[name].needs)
 
     def _outcome(self, name: str) -> tuple[Outcome, str]:
         check = CHECKS[name]
@@ -112,8 +119,7 @@ class HeadCheck:
     def __call__(self) -> None:
         """Raise `CheckFailed` unless the check passes, fails as expected, or does not apply."""
         result = self.session.result(self.name)
-        blocked = result.outcome == "not run" and CHECKS[self.name].needs
-        if not result.ok or blocked:
+        if not result.ok or self.session.blocked(self.name):
             raise CheckFailed(f"{self.session.case.spec.name}: {self.name}: {result.outcome}: {result.message}")
 
     def __str__(self) -> str:

@@ -25,4 +25,5 @@ def tpo_heads() -> Iterable[HeadSpec]:
             {"size": [64, 48], "boxes": []},
             {"size": [64, 48], "boxes": [[1, 2, 9, 40]], "frame": 0},
         ),
+        prompt_examples=({"kind": "box", "size": [64, 48], "boxes": [[20.0, 10.0, 50.0, 30.0]]},),
     )

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from pydantic import ConfigDict
 from torch import nn
-from toy_head import SpotCodec, SpotConfig, SpotHead, SpotMetric, draw
+from toy_head import SpotCodec, SpotConfig, SpotHead, SpotMetric, SpotPrompt, draw
 
 
 class ConfigLax(SpotConfig):
@@ -298,3 +298,56 @@ class RngHead(SpotHead):
     def loss(self, output, targets):
         np.random.rand()
         return super().loss(output, targets)
+
+
+class PromptNone(SpotHead):
+    def __init__(self, config, widths):
+        super().__init__(config, widths)
+        self.prompt = None
+
+
+class PromptNarrow(SpotHead):
+    def __init__(self, config, widths):
+        super().__init__(config, widths)
+        self.prompt = SpotPrompt(widths.hidden - 1)
+
+
+class Centring(SpotPrompt):
+    def forward(self, tensors):
+        rows = super().forward(tensors)
+        return rows - 0.5 * rows.mean(0, keepdim=True)
+
+
+class PromptMixes(SpotHead):
+    def __init__(self, config, widths):
+        super().__init__(config, widths)
+        self.prompt = Centring(widths.hidden)
+
+
+class Constant(SpotPrompt):
+    def forward(self, tensors):
+        return super().forward(tensors).detach()
+
+
+class PromptFrozen(SpotHead):
+    def __init__(self, config, widths):
+        super().__init__(config, widths)
+        self.prompt = Constant(widths.hidden)
+
+
+class PromptTakesAll(SpotCodec):
+    def encode_prompt(self, prompt, clip):
+        return super().encode_prompt(prompt.model_copy(update={"kind": "point"}), clip)
+
+
+class PromptDraws(SpotCodec):
+    calls = 0
+
+    def encode_prompt(self, prompt, clip):
+        self.calls += 1
+        return {"at": super().encode_prompt(prompt, clip)["at"] + 0.001 * self.calls}
+
+
+class PromptRaises(SpotCodec):
+    def encode_prompt(self, prompt, clip):
+        raise ValueError("no prompts today")

@@ -17,6 +17,7 @@ SPEC = HeadSpec(
         {"size": [64, 48], "points": []},
         {"size": [50, 20], "points": [[1, 2], [3, 4], [40, 19]]},
     ),
+    prompt_examples=({"kind": "point", "size": [64, 48], "point": [10, 20]}, {"kind": "point", "size": [30, 60], "point": [3, 50]}),
 )
 
 

@@ -33,6 +33,11 @@ class SpotCodec(Codec):
         points = torch.tensor(target["points"], dtype=torch.float32).reshape(-1, 2)
         return [{"points": points / torch.tensor(clip.media.size)}] if len(points) else []
 
+    def encode_prompt(self, prompt, clip):
+        if prompt.kind != "point":
+            raise ValueError(f"the spot head takes a point, got {prompt.kind}")
+        return {"at": torch.tensor(prompt["point"], dtype=torch.float32) / torch.tensor(clip.media.size)}
+
     def counts(self, encoded):
         return {"l1": float(len(encoded["points"]))}
 
@@ -40,6 +45,15 @@ class SpotCodec(Codec):
         width, height = clip.media.size
         x, y = output["spot"].tolist()
         return {"spot": [x * width, y * height]}
+
+
+class SpotPrompt(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.linear = nn.Linear(2, width)
+
+    def forward(self, tensors):
+        return self.linear(tensors["at"])
 
 
 class SpotHead(Head):
@@ -51,6 +65,7 @@ class SpotHead(Head):
         self.colour = nn.Linear(3, 8)
         self.drop = nn.Dropout(0.2)
         self.out = nn.Linear(8, 2)
+        self.prompt = SpotPrompt(widths.hidden)
 
     def read(self, queries):
         valid = queries.words_valid_NW.unsqueeze(-1)
