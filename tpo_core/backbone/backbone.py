@@ -108,9 +108,8 @@ class Backbone(nn.Module):
 
     def identity(self) -> dict[str, Any]:
         """Return what a checkpoint remembers of the backbone, to refuse another one."""
-        config = json.loads(self.model.config.to_json_string(use_diff=False))
-        for key in ("_name_or_path", "transformers_version", "dtype", "torch_dtype"):
-            config.pop(key, None)
+        # The dtype stands in the parts' configs too; a run may load the same weights as another one.
+        config = _without(json.loads(self.model.config.to_json_string(use_diff=False)), _NOT_IDENTITY)
         digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16]
         return {
             "path": self.path,
@@ -253,7 +252,8 @@ def load_backbone(
         processor = transformers.AutoProcessor.from_pretrained(source, trust_remote_code=False)
         if meta:
             with torch.device("meta"):
-                model = transformers.AutoModelForImageTextToText.from_config(config)
+                named = {} if dtype == "auto" else {"dtype": getattr(torch, dtype)}
+                model = transformers.AutoModelForImageTextToText.from_config(config, **named)
         else:
             model = transformers.AutoModelForImageTextToText.from_pretrained(
                 source, dtype=dtype, attn_implementation=attention, trust_remote_code=False, use_safetensors=True
@@ -280,6 +280,15 @@ def merged_rows(vision: Vision) -> Tensor | None:
     """Return all vision rows of a batch, (R, V): the image interface's, then the video interface's."""
     parts: Sequence[Tensor] = [rows for rows in (vision.image_RV, vision.video_RV) if rows is not None]
     return torch.cat(list(parts)) if parts else None
+
+
+_NOT_IDENTITY = frozenset({"_name_or_path", "transformers_version", "dtype", "torch_dtype"})
+
+
+def _without(config: Any, keys: frozenset[str]) -> Any:
+    if isinstance(config, dict):
+        return {key: _without(value, keys) for key, value in config.items() if key not in keys}
+    return [_without(item, keys) for item in config] if isinstance(config, list) else config
 
 
 def _takes_outputs(model: Any) -> bool:

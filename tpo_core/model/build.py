@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -116,7 +117,8 @@ def build_model(
         for head in sorted(heads, key=lambda h: h.name):
             with head.blame():
                 codecs[head.name] = head.codec(chosen[head.name], view)
-                slots[head.name] = _slot(head, chosen[head.name], backbone.hidden)
+                with _weightless(backbone):
+                    slots[head.name] = _slot(head, chosen[head.name], backbone.hidden)
     layout = _own_processor(backbone)
     preparer = SamplePreparer(
         processor=layout.processor,
@@ -158,6 +160,16 @@ def closing_ids(backbone: Backbone) -> frozenset[int]:
     if not found:
         raise ConfigError(f"{backbone.path}: no token ends an answer; set eos_token_id in its generation config")
     return frozenset(found)
+
+
+def _weightless(backbone: Backbone) -> AbstractContextManager[Any]:
+    """Beside a backbone without weights (a dry run), build modules whose parameters take no memory either."""
+    if not backbone.embedding.weight.is_meta:
+        return nullcontext()
+    from accelerate import init_empty_weights
+
+    context: AbstractContextManager[Any] = init_empty_weights(include_buffers=False)
+    return context
 
 
 def _slot(head: LoadedHead, config: HeadConfig, hidden: int) -> HeadSlot:
