@@ -42,7 +42,7 @@ def decode(path: Path) -> tuple[np.ndarray, list[float]]:
 def test_every_record_is_valid_and_its_media_are_there(folder: Path) -> None:
     counts = {}
     for path in sorted(folder.glob("*.jsonl")):
-        if path.stem == "scenes":
+        if path.stem.startswith("scenes-"):
             continue
         lines = path.read_text("utf-8").splitlines()
         records = [Record.from_json(text, where=f"{path}:{i}") for i, text in enumerate(lines, 1)]
@@ -111,7 +111,7 @@ def test_no_test_picture_occurs_in_training(folder: Path) -> None:
     assert sum(map(len, digests.values())) == 60 + 10 + 12
     assert not digests["train"] & digests["test"]
     assert not digests["val"] & digests["test"]
-    assert not {r["id"] for r in rows(folder / "train.jsonl")} & {r["id"] for r in rows(folder / "scenes.jsonl") if r["split"] != "train"}
+    assert not {r["id"] for r in rows(folder / "train.jsonl")} & {r["id"] for r in rows(folder / "scenes-test.jsonl")}
 
 
 def test_test_records_have_one_turn_and_training_several(folder: Path) -> None:
@@ -190,7 +190,7 @@ def test_a_stranger_s_head_reads_its_own_targets(folder: Path) -> None:
     truth = {scene["id"]: scene for _, scene in reader.scenes(folder)}
     assert len(got) == sum(len(s["objects"]) for s in truth.values() if s["split"] == "train" and s["kind"] == "image")
     for line, row in got:
-        record = Record.from_json(json.dumps(row), where=f"scenes.jsonl:{line}")
+        record = Record.from_json(json.dumps(row), where=f"scenes-train.jsonl:{line}")
         assert (path.parent / record.media_parts()[0].path).is_file()
         name, number = row["id"].split("-depth-")
         item = truth[name]["objects"][int(number)]

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from tpo_core.config import load_recipe
+from tpo_core.contract import HeadConfig
 from tpo_core.errors import ConfigError
 from tpo_heads.mask.config import MaskConfig
+from tpo_heads.playground import guests
 from tpo_heads.playground.recipe import default
 from tpo_heads.region.config import RegionConfig
 from tpo_heads.temporal.config import TemporalConfig
@@ -28,6 +30,32 @@ def test_the_default_recipe_validates(tmp_path: Path, heads: tuple[str, ...]) ->
     assert (Path(recipe.model.path) / "config.json").is_file()
     assert [stage.name for stage in recipe.stages] == ["assign", *(h for h in CONFIGS if h in heads), "joint"]
     assert all(stage.steps == max(1, round(stage.steps)) and stage.steps < 10 for stage in recipe.stages)
+
+
+class Guests:
+    """Plugins that bring a reader called dot."""
+
+    def readers(self) -> dict[str, object]:
+        return {"dot": None, "playground": None}
+
+
+@pytest.mark.parametrize("heads", [("dot", "region"), ("dot",)])
+def test_a_guest_gets_sources_and_a_stage_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, heads: tuple[str, ...]) -> None:
+    monkeypatch.setattr(guests, "load_plugins", Guests)
+    mapping = default(heads, tmp_path / "run", samples=20, base="scratch", scale=0.01)
+    recipe = load_recipe(json.loads(json.dumps(mapping)), head_configs={**CONFIGS, "dot": HeadConfig})
+    assert set(recipe.heads) == set(heads)
+    for split, sources in (("train", recipe.data.train), ("test", recipe.data.test)):
+        (source,) = [source for source in sources if source.reader != "tpo"]
+        assert (source.name, source.reader) == ("dot", "dot")
+        scenes = [json.loads(line) for line in Path(source.path).read_text().splitlines()]
+        assert {scene["split"] for scene in scenes} == {split}
+        assert all((Path(source.path).parent / scene["media"]).is_file() for scene in scenes)
+    assert [stage.name for stage in recipe.stages][-2:] == ["dot", "joint"]
+    assert recipe.stages[-2].sources == {"dot": 1.0}
+    assert {"dot"} <= set(recipe.stages[-1].sources or {})
+    if "region" not in heads:
+        assert {source.name for source in recipe.data.test} == {"dot", "image_qa", "video_qa"}
 
 
 def test_unknown_heads_are_named(tmp_path: Path) -> None:

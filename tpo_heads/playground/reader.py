@@ -40,26 +40,28 @@ class Mapping(BaseModel):
 
 
 def scenes(folder: str | Path, *, split: str | None = None, kinds: Sequence[str] | None = None) -> Iterator[tuple[int, Row]]:
-    """Yield (line, truth) of a playground folder's scenes, in the order they were written.
+    """Yield (line, truth) of a playground folder's scenes, in the order they were written; without a split, of all that are there.
 
     Raises:
-        DataError: the folder holds no ``scenes.jsonl``, or a line of it is not JSON.
+        DataError: the folder holds no ``scenes-<split>.jsonl``, or a line of it is not JSON.
     """
-    path = Path(folder) / "scenes.jsonl"
-    if not path.is_file():
-        raise DataError(f"{path}: no such file; write a playground first with `tpo data playground {folder}`")
-    with path.open(encoding="utf-8") as file:
-        for line, text in enumerate(file, 1):
-            try:
-                row: Row = json.loads(text)
-            except json.JSONDecodeError as error:
-                raise DataError(f"{path}:{line}: not JSON ({error.msg}); write the playground anew") from error
-            if (split is None or row["split"] == split) and (kinds is None or row["kind"] in kinds):
-                yield line, row
+    root = Path(folder)
+    paths = [root / f"scenes-{split}.jsonl"] if split is not None else sorted(root.glob("scenes-*.jsonl"))
+    if not paths or not paths[0].is_file():
+        raise DataError(f"{paths[0] if paths else root / 'scenes-train.jsonl'}: no such file; write it with `tpo data playground {folder}`")
+    for path in paths:
+        with path.open(encoding="utf-8") as file:
+            for line, text in enumerate(file, 1):
+                try:
+                    row: Row = json.loads(text)
+                except json.JSONDecodeError as error:
+                    raise DataError(f"{path}:{line}: not JSON ({error.msg}); write the playground anew") from error
+                if kinds is None or row["kind"] in kinds:
+                    yield line, row
 
 
 def read(path: Path) -> Iterator[tuple[int, Row]]:
-    """Yield (line of scenes.jsonl, record) for a mapping file; media paths are relative to the mapping file's folder.
+    """Yield (line of scenes-<split>.jsonl, record) for a mapping file; media paths are relative to the mapping file's folder.
 
     Raises:
         DataError: the mapping is not valid, or names a part of the truth that does not exist.

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tpo_core.errors import ConfigError
+from tpo_heads.playground.guests import check_guests, guest_sources
 
 HEADS = ("region", "temporal", "mask")
 SAM_FILE = "sam2.safetensors"
@@ -33,7 +34,7 @@ def default(
     """Return the default recipe as a plain mapping; its data and base model are written under ``<output>/playground``.
 
     Args:
-        heads: heads to train, of region, temporal, mask.
+        heads: heads to train: region, temporal, mask, and any whose package brings a reader of its own name (see `guests`).
         output: the run's folder.
         samples, seed, level, base: see `prepare`.
         scale: factor of all stages' steps.
@@ -42,30 +43,34 @@ def default(
         ConfigError: a head that the playground has no records for, or what `prepare` raises.
     """
     wanted = tuple(head for head in HEADS if head in heads)
-    if unknown := [head for head in heads if head not in HEADS]:
-        raise ConfigError(
-            f"the playground has records for {', '.join(HEADS)}, not for {unknown[0]!r}; give a recipe of your own with --config "
-            "(a head's targets can be read from the playground's scenes by the reader `playground`)"
-        )
-    if not wanted:
+    guests = tuple(head for head in heads if head not in HEADS)
+    check_guests(guests, HEADS)
+    if not heads:
         raise ConfigError(f"no head was named; give some of {', '.join(HEADS)}")
-    made = prepare(Path(output) / "playground", samples=samples, seed=seed, level=level, heads=wanted, base=base)
+    root = Path(output) / "playground"
+    made = prepare(root, samples=samples, seed=seed, level=level, heads=wanted or HEADS, base=base)
     kinds = list(dict.fromkeys(kind for head in wanted for kind in SOURCES[head]))
     files: dict[str, Path] = made["data"]
-    tests = [name.removeprefix("test-") for name in files if name.startswith("test-")]
+    tests = [name.removeprefix("test-") for name in files if name.startswith("test-") and (wanted or name.endswith("_qa"))]
     return {
         "seed": seed,
         "output": str(output),
         "model": {"path": str(made["base"]), "dtype": "float32", "frames": 12, "max_length": 1024},
         "lora": {"r": 16, "alpha": 32.0},
-        "heads": {name: _head(name, wanted, made["sam"]) for name in wanted},
+        "heads": {name: _head(name, wanted, made["sam"]) for name in (*wanted, *guests)},
         "loss": {"assign": 1.0},
         "data": {
-            "train": [{"name": kind, "path": str(files[f"train-{kind}"]), "weight": 1.0} for kind in kinds],
-            "test": [{"name": name, "path": str(files[f"test-{name}"])} for name in tests],
+            "train": [
+                *({"name": kind, "path": str(files[f"train-{kind}"]), "weight": 1.0} for kind in kinds),
+                *guest_sources(guests, root / "data", "train"),
+            ],
+            "test": [
+                *({"name": name, "path": str(files[f"test-{name}"])} for name in tests),
+                *guest_sources(guests, root / "data", "test"),
+            ],
             "workers": 0,
         },
-        "stages": _stages(wanted, kinds, scale),
+        "stages": _stages(wanted, guests, kinds, scale),
     }
 
 
@@ -79,7 +84,7 @@ def _head(name: str, wanted: Sequence[str], sam: Path | None) -> dict[str, Any]:
     return {}
 
 
-def _stages(wanted: Sequence[str], kinds: Sequence[str], scale: float) -> list[dict[str, Any]]:
+def _stages(wanted: Sequence[str], guests: Sequence[str], kinds: Sequence[str], scale: float) -> list[dict[str, Any]]:
     """Return the paper's three stages: assignment, each head with vision and connector frozen, all together with conversation."""
 
     def stage(name: str, steps: int, size: int, rate: float, sources: dict[str, float], heads: Sequence[str]) -> dict[str, Any]:
@@ -101,12 +106,14 @@ def _stages(wanted: Sequence[str], kinds: Sequence[str], scale: float) -> list[d
         "temporal": {"clip": 0.75, "image": 0.25},
         "mask": {"image": 0.4, "track": 0.6},
     }
-    stages = [stage("assign", 60, 12, 1e-3, dict.fromkeys(kinds, 1.0), wanted)]
+    everyone = (*wanted, *guests)
+    stages = [stage("assign", 60, 12, 1e-3, dict.fromkeys((*kinds, *guests), 1.0), everyone)]
     for head in wanted:
         sources = {kind: share for kind, share in shares[head].items() if kind in kinds}
-        stages.append(stage(head, *lengths[head], 1e-3, sources, wanted))
+        stages.append(stage(head, *lengths[head], 1e-3, sources, everyone))
+    stages += [stage(guest, 200, 8, 1e-3, {guest: 1.0}, everyone) for guest in guests]
     joint = {kind: share for kind, share in {"image": 0.4, "clip": 0.35, "track": 0.25}.items() if kind in kinds}
-    return [*stages, stage("joint", 200, 10, 7e-4, joint, wanted)]
+    return [*stages, stage("joint", 200, 10, 7e-4, joint | dict.fromkeys(guests, 0.3), everyone)]
 
 
 def prepare(

@@ -1,7 +1,7 @@
 """Scene -> records in the project's own annotation format, and scene -> its full truth as JSON.
 
 Each head's targets come from the truth by one small function (`region_target`, `temporal_target`, `mask_target`); a stranger's head takes
-the same truth from ``scenes.jsonl`` (see `tpo_heads.playground.reader`).
+the same truth from ``scenes-<split>.jsonl`` (see `tpo_heads.playground.reader`).
 
 Legend: T frames, H W pixels. Boxes xyxy in pixels, exclusive; spans in seconds of the clip; masks as COCO run lengths.
 """

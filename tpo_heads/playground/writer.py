@@ -7,7 +7,7 @@ Layout of the folder::
     train.jsonl, val.jsonl, test.jsonl  all records of a split (training: several turns a record; val and test: one)
     train-image.jsonl, ...              the same records by source, for mixtures
     test-region.jsonl, ...              and by what is asked, for evaluation
-    scenes.jsonl                        one line per scene: `records.truth`
+    scenes-train.jsonl, ...             one line per scene of a split: `records.truth`
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def write_playground(
     if bad := [split for split in splits if split not in SPLITS]:
         raise ConfigError(f"playground splits are {', '.join(SPLITS)}, got {bad}")
     target = Path(folder)
-    stamp = json.dumps({"format": 1, **asdict(plan), "splits": list(splits)}, sort_keys=True)
+    stamp = json.dumps({"format": 2, **asdict(plan), "splits": list(splits)}, sort_keys=True)
     stamp_file = target / "playground.json"
     if stamp_file.is_file() and stamp_file.read_text("utf-8").strip() == stamp:
         return annotation_files(target)
@@ -112,13 +112,13 @@ def write_playground(
 
 
 def annotation_files(folder: str | Path) -> dict[str, Path]:
-    """Return the annotation files of a playground folder by name, without ``scenes``."""
-    return {path.stem: path for path in sorted(Path(folder).glob("*.jsonl")) if path.stem != "scenes"}
+    """Return the annotation files of a playground folder by name, without those of the scenes' truth."""
+    return {path.stem: path for path in sorted(Path(folder).glob("*.jsonl")) if not path.stem.startswith("scenes-")}
 
 
 def _write_all(folder: Path, plan: Plan, splits: Sequence[str]) -> None:
-    truths: list[Row] = []
     for split in splits:
+        truths: list[Row] = []
         (folder / "media" / split).mkdir(parents=True)
         files: dict[str, list[Record]] = {split: []}
         for scene, picture in _scenes(plan, split):
@@ -131,7 +131,7 @@ def _write_all(folder: Path, plan: Plan, splits: Sequence[str]) -> None:
                     files[split].append(row)
         for name, rows in files.items():
             _write_lines(folder / f"{name}.jsonl", rows)
-    _write_lines(folder / "scenes.jsonl", truths)
+        _write_lines(folder / f"scenes-{split}.jsonl", truths)
 
 
 def _scenes(plan: Plan, split: str) -> Iterator[tuple[Scene, Picture]]:
