@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,17 @@ def _quiet() -> None:
 
     logging.disable_progress_bar()
     logging.set_verbosity_error()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_plugins_only() -> Iterator[None]:
+    """What else is installed in a developer's environment (the packages under plugins/, too) takes no part unless a test names it."""
+    before = os.environ.get("TPO_PLUGINS")
+    os.environ["TPO_PLUGINS"] = ""
+    yield
+    os.environ.pop("TPO_PLUGINS")
+    if before is not None:
+        os.environ["TPO_PLUGINS"] = before
 
 
 @pytest.fixture(scope="session")

@@ -130,7 +130,8 @@ from tpo_core import HeadSpec, hookimpl
 @hookimpl
 def tpo_heads():
     return [HeadSpec(name="spot", summary="the middle", config="shown_toy:SpotConfig", head="shown_toy:{head}", codec="shown_toy:SpotCodec",
-                     metric="shown_toy:SpotMetric", primary="hit", examples=[{{"size": [64, 48], "points": [[10, 20], [30, 40]]}}])]
+                     metric="shown_toy:SpotMetric", primary="hit", examples=[{{"size": [64, 48], "points": [[10, 20], [30, 40]]}}],
+                     prompt_examples=[{{"kind": "point", "size": [64, 48], "point": [10, 20]}}])]
 """
 
 
@@ -141,7 +142,7 @@ def test_check_runs_the_kit_on_an_installed_head(site: Path) -> None:
     lines = {line.split()[0]: line for line in result.output.splitlines() if line.strip()}
     assert "passed" in lines["mixing"]
     assert "not run" in lines["draw"]
-    assert "19 of 20 checks passed, 0 failed" in result.output
+    assert "20 of 21 checks passed, 0 failed" in result.output
     assert result.exit_code == 0
 
 

@@ -51,7 +51,7 @@ def test_it_trains_on_its_own_examples(package: Path, site: Path, tmp_path: Path
     folder = tmp_path / "copy"
     shutil.copytree(package, folder)
     tpo = ("-c", "from tpo_core.cli import main; main()")
-    env = {"PYTHONPATH": str(site), "TPO_STRICT_PLUGINS": "1", "HF_HUB_OFFLINE": "1"}
+    env = {"PYTHONPATH": str(site), "TPO_PLUGINS": "where_at", "TPO_STRICT_PLUGINS": "1", "HF_HUB_OFFLINE": "1"}
     run(folder, *tpo, "data", "base", "runs/base", "--scratch", env=env)
     run(folder, *tpo, "train", "--config", "recipe.yaml", env=env)
     summary = json.loads((folder / "runs/where_at/summary.json").read_text())
