@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shlex
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,6 +23,9 @@ from tpo_core.errors import ConfigError
 @click.option("--output", type=click.Path(file_okay=False, path_type=Path), help="Folder of the run. Default: runs/first.")
 @click.option("--resume", is_flag=True, help="Go on with the run that the folder holds; a finished one is only reported.")
 @click.option("--print-config", is_flag=True, help="Print the whole recipe, every option with its meaning, and stop.")
+@click.option(
+    "--dry-run", is_flag=True, help="Check model, data and every stage, tell what they cost, and train nothing. Needs no weights."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 def command(
     overrides: Sequence[str],
@@ -32,6 +37,7 @@ def command(
     output: Path | None,
     resume: bool,
     print_config: bool,
+    dry_run: bool,
     as_json: bool,
 ) -> None:
     """Train task heads on a multimodal LLM.
@@ -41,7 +47,7 @@ def command(
     heads.region.weight=0.5; options of the built-in recipe by recipe.NAME: recipe.samples=500.
     """
     from tpo_core.config.show import format_recipe
-    from tpo_core.jobs.recipes import DEFAULT, own_data_recipe, packaged_recipe, read_recipe, split_options
+    from tpo_core.jobs.recipes import default_recipe, own_data_recipe, read_recipe, split_options
     from tpo_core.plugins import load_plugins
 
     names = _names(heads)
@@ -71,12 +77,34 @@ def command(
             return
         if model is not None:
             raise ConfigError("--model needs --data or --config; the built-in recipe takes recipe.base=FOLDER")
-        mapping = packaged_recipe(DEFAULT, names, folder, options)
+        mapping = default_recipe(names, folder, options, resume=resume, preview=print_config)
         recipe = read_recipe(mapping, plugins, heads=None, overrides=rest)
     if print_config:
         click.echo(format_recipe(recipe))
         return
+    if dry_run:
+        _dry_run(recipe, plugins, as_json=as_json)
+        return
     _train(recipe, plugins, resume=resume, as_json=as_json)
+
+
+def _dry_run(recipe: object, plugins: object, *, as_json: bool) -> None:
+    from tpo_core.cli.dry_run import print_dry_run
+    from tpo_core.config.recipe import Recipe
+    from tpo_core.jobs.dry_run import DryRun
+    from tpo_core.jobs.quiet import quiet_libraries
+    from tpo_core.plugins import Plugins
+
+    assert isinstance(recipe, Recipe)
+    assert isinstance(plugins, Plugins)
+    quiet_libraries()
+    found = DryRun(recipe, plugins).run()
+    if as_json:
+        click.echo(json.dumps(found))
+    else:
+        print_dry_run(found)
+    if not found["ok"]:
+        click.get_current_context().exit(1)
 
 
 def _train(recipe: object, plugins: object, *, resume: bool, as_json: bool) -> None:
@@ -90,11 +118,12 @@ def _train(recipe: object, plugins: object, *, resume: bool, as_json: bool) -> N
     assert isinstance(recipe, Recipe)
     assert isinstance(plugins, Plugins)
     quiet_libraries()
+    command = shlex.join(["tpo", *sys.argv[1:]])
     if as_json:
-        click.echo(json.dumps(TrainJob(recipe, plugins, resume=resume, listener=JobListener()).run()))
+        click.echo(json.dumps(TrainJob(recipe, plugins, resume=resume, listener=JobListener(), command=command).run()))
         return
     with TerminalListener() as listener:
-        summary = TrainJob(recipe, plugins, resume=resume, listener=listener).run()
+        summary = TrainJob(recipe, plugins, resume=resume, listener=listener, command=command).run()
     print_summary(summary)
 
 

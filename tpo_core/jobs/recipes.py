@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from tpo_core.config.load import head_names, load_recipe, open_recipe
 from tpo_core.config.recipe import Recipe
-from tpo_core.errors import ConfigError, PluginBroken, did_you_mean
+from tpo_core.errors import CheckpointError, ConfigError, PluginBroken, did_you_mean
 from tpo_core.plugins import Plugins, find_commands, resolve
+from tpo_core.runs.content import INFO, holds_run
 
 RECIPE_GROUP = "tpo_core.v1.recipes"
 """Entry points ``name = package.module:function``; the function takes (heads, output, **its own options) and returns a recipe's mapping."""
@@ -43,10 +46,42 @@ def packaged_recipe(name: str, heads: Sequence[str], output: Path, options: Mapp
     known = find_commands(RECIPE_GROUP)
     if name not in known:
         raise ConfigError(
-            f"no installed package has a recipe {name!r}{did_you_mean(name, known) or '.'} Give --config, or --data and --model"
+            f"no installed package has a recipe {name!r}.{did_you_mean(name, known)} Give --config, or --data and --model"
         )
     make: Callable[..., dict[str, Any]] = resolve(known[name].target, owner=f"recipe {name!r} ({known[name].package})")
     return make(heads, output, **_typed(make, name, options))
+
+
+def default_recipe(
+    heads: Sequence[str], output: Path, options: Mapping[str, str], *, resume: bool, preview: bool = False
+) -> dict[str, Any]:
+    """Return the recipe of a run that nobody wrote one for, with its data written; nothing of a run that is there already is touched.
+
+    Args:
+        resume: take the recipe of the run that the folder holds.
+        preview: only look: nothing is written into the folder.
+
+    Raises:
+        CheckpointError: the folder holds a run and `resume` is off.
+        ConfigError: options for a run that exists already, or as `packaged_recipe`.
+    """
+    if preview:
+        with TemporaryDirectory() as aside:
+            made = packaged_recipe(DEFAULT, heads, Path(aside) / "run", options)
+            text = json.dumps(made, default=str).replace(json.dumps(str(Path(aside) / "run"))[1:-1], json.dumps(str(output))[1:-1])
+            looked: dict[str, Any] = json.loads(text)
+            return looked
+    if not holds_run(output):
+        return packaged_recipe(DEFAULT, heads, output, options)
+    if not resume:
+        raise CheckpointError(f"{output} holds a run already; add --resume to go on with it, or choose another --output")
+    if options:
+        raise ConfigError(f"{OPTION}{next(iter(options))}: {output} holds a run already, whose data are made; choose another --output")
+    config: dict[str, Any] = json.loads((output / INFO).read_text("utf-8"))["config"]
+    missing = sorted(set(heads) ^ set(config["heads"]))
+    if missing:
+        raise ConfigError(f"--heads: {output} holds a run of {', '.join(config['heads'])}; name the same heads, or choose another --output")
+    return config
 
 
 def own_data_recipe(heads: Sequence[str], *, data: Sequence[str], model: str, output: Path, test: Sequence[str] = ()) -> dict[str, Any]:
@@ -106,4 +141,4 @@ def _typed(make: Callable[..., Any], name: str, options: Mapping[str, str]) -> d
     return values
 
 
-__all__ = ["DEFAULT", "PluginBroken", "own_data_recipe", "packaged_recipe", "read_recipe", "split_options"]
+__all__ = ["DEFAULT", "PluginBroken", "default_recipe", "own_data_recipe", "packaged_recipe", "read_recipe", "split_options"]
