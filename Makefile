@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
+PLUGINS = $(patsubst %/setup.cfg,%,$(wildcard plugins/*/setup.cfg))
 RUN ?= runs/first
 WORKERS ?= 2
 export OMP_NUM_THREADS ?=
@@ -15,8 +16,9 @@ $(VENV)/.train: setup.cfg pyproject.toml
 	$(BIN)/python -m pip install --quiet -e .
 	touch $@
 
-$(VENV)/.dev: $(VENV)/.train
+$(VENV)/.dev: $(VENV)/.train $(wildcard plugins/*/setup.cfg)
 	$(BIN)/python -m pip install --quiet -e ".[dev]"
+	$(BIN)/python -m pip install --quiet --no-deps $(PLUGINS:%=-e %)
 	touch $@
 
 train: $(VENV)/.train

@@ -1,0 +1,11 @@
+"""The contract, check by check."""
+
+import pytest
+from tpo_head_depth import SPEC
+
+from tpo_core.testing import HeadCheck, head_checks
+
+
+@pytest.mark.parametrize("check", head_checks(SPEC, module="tpo_head_depth"), ids=str)
+def test_contract(check: HeadCheck) -> None:
+    check()
