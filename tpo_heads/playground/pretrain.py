@@ -48,13 +48,13 @@ class Course:
     align_steps: int = 1200
     align_rate: float = 2e-3
     align_batch: int = 32
-    steps: int = 4000
+    steps: int = 3250
     rate: float = 1e-3
     warmup: int = 50
-    decay: float = 0.3
+    decay: float = 500 / 3250
     chained: int = 4
     harder: int = 5
-    first: float = 0.25
+    first: float = 1000 / 3250
     mixture: Pattern = (("image", 16), ("image", 16), ("track", 10), ("image", 16), ("clip", 6))
     mixture_late: Pattern = (("image", 16), ("clip", 6), ("track", 10), ("clip", 6))
 
