@@ -129,6 +129,8 @@ def print_summary(summary: Mapping[str, Any]) -> None:
         echo(f"{summary['seconds']:.0f} s, peak memory {summary['peak_rss_bytes'] / 2**30:.2f} GiB")
     for path in summary.get("files", {}).get("pictures", [])[:1]:
         echo(f"picture      {path}")
+    if "output" in summary and (Path(summary["output"]) / "report.html").is_file():
+        echo(f"report       {Path(summary['output']) / 'report.html'}")
     if "output" in summary:
         echo(f"run          {summary['output']}  (figures in summary.json, one line per test record in predictions.jsonl)")
 

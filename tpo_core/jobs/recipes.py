@@ -45,9 +45,7 @@ def packaged_recipe(name: str, heads: Sequence[str], output: Path, options: Mapp
     """
     known = find_commands(RECIPE_GROUP)
     if name not in known:
-        raise ConfigError(
-            f"no installed package has a recipe {name!r}.{did_you_mean(name, known)} Give --config, or --data and --model"
-        )
+        raise ConfigError(f"no installed package has a recipe {name!r}.{did_you_mean(name, known)} Give --config, or --data and --model")
     make: Callable[..., dict[str, Any]] = resolve(known[name].target, owner=f"recipe {name!r} ({known[name].package})")
     return make(heads, output, **_typed(make, name, options))
 

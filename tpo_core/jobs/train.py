@@ -7,6 +7,7 @@ LoRA, wrap, prepare. Nothing is flipped on a wrapped model.
 from __future__ import annotations
 
 import json
+import logging
 import resource
 import time
 from collections.abc import Mapping, Sequence
@@ -43,6 +44,8 @@ from tpo_core.train import (
     shared_parameters,
     stage_steps,
 )
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -289,14 +292,30 @@ class TrainJob:
         summary = {
             **figures,
             "seconds": round(time.perf_counter() - began, 1),
+            "cpu_seconds": round(time.process_time(), 1),
             "peak_rss_bytes": peak,
             "bad_rows": len(self._quarantine),
             "steps": self._global_step,
             "output": str(output),
         }
         self._folder.finish(summary)
+        if self.recipe.trainer.report:
+            self._write_report(output, assembly, summary)
         self.listener.evaluation_ends(summary)
         return summary
+
+    def _write_report(self, output: Path, assembly: Assembly, summary: Mapping[str, Any]) -> None:
+        """Write ``report.html``. The run is safe on the disk by now: what goes wrong here is told and costs no more than the page."""
+        from tpo_core.jobs.report import story_of, write_report
+
+        assert self._folder is not None, "only the main process reports"
+        try:
+            info = self._folder.info
+            story = story_of(self.recipe, info, summary, command=self.command, train=self._sources, tests=self._tests, assembly=assembly)
+            write_report(output, story)
+        except Exception as error:
+            logger.exception("the report could not be written")
+            self.listener.say(f"report.html could not be written ({type(error).__name__}: {error}); the run itself is complete")
 
     def _stage_figures(self, last: Mapping[str, Any]) -> dict[str, Any]:
         """Return ``heads`` and ``conversation`` after each stage that was measured; after the last one they are the run's own."""
