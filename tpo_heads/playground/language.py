@@ -16,6 +16,7 @@ from tpo_heads.playground.phrases import (
     DESCRIBE,
     DIRECTIONS,
     HELD_OUT,
+    LESSONS,
     MOVING,
     NOT_THERE,
     NUMBERS,
@@ -230,9 +231,10 @@ class Speaker:
 
     def chat(self, template: str) -> Ask | None:
         """Return a question of this kind that is answered in words, or None where the scene does not offer one."""
-        if template not in self.talk:
+        ways = self.talk.get(template) or LESSONS.get(template)
+        if ways is None:
             return None
-        question = pick(self.rng, self.talk[template])
+        question = pick(self.rng, ways)
         values = TALKERS[template](self)
         if values is None:
             return None
