@@ -10,9 +10,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from tpo_heads.temporal.layers import FeedForward, Perceptron, Residual, sine_code
+from tpo_heads.temporal.layers import Dropout, FeedForward, Perceptron, Residual, attend, sine_code
 
 
 def inverse_sigmoid(values: Tensor, eps: float = 1e-3) -> Tensor:
@@ -44,7 +43,7 @@ class CrossAttention(nn.Module):
         self.place_query = nn.Linear(width, width)
         self.key, self.place_key = nn.Linear(width, width, bias=False), nn.Linear(width, width, bias=False)
         self.value, self.out = nn.Linear(width, width), nn.Linear(width, width)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x_NQC: Tensor, code_NQC: Tensor, window_NQC: Tensor, memory: Memory) -> Tensor:
         """Return (N, Q, C); `code` is a query's own embedding of its window (first layer only), `window` its scaled sine code."""
@@ -77,7 +76,7 @@ class QueryAttention(nn.Module):
 
     def __init__(self, width: int, heads: int, dropout: float) -> None:
         super().__init__()
-        self.heads, self.dropout = heads, dropout
+        self.heads, self.dropout = heads, Dropout(dropout)
         self.query_key = nn.Linear(2 * width, 2 * width)
         self.value, self.out = nn.Linear(width, width), nn.Linear(width, width)
 
@@ -85,7 +84,7 @@ class QueryAttention(nn.Module):
         """Return (N, Q, C)."""
         parts = (*self.query_key(torch.cat((x_NQC, code_NQC), -1)).chunk(2, -1), self.value(x_NQC))
         q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in parts)
-        mixed = F.scaled_dot_product_attention(q, k, v, dropout_p=self.dropout if self.training else 0.0)
+        mixed = attend(q, k, v, None, self.dropout)
         out: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
         return out
 

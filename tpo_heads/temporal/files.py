@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from string import Formatter
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from safetensors import SafetensorError
@@ -64,7 +65,7 @@ def _read(path: Path, key: str) -> np.ndarray:
             with loaded:
                 arrays = {name: loaded[name] for name in loaded.files if name == key or len(loaded.files) == 1}
                 arrays = arrays or dict.fromkeys(loaded.files, np.empty(0))
-    except (ValueError, OSError, EOFError, SafetensorError) as error:
+    except (ValueError, OSError, EOFError, BadZipFile, SafetensorError) as error:
         raise ValueError(f"{path}: not readable as .npz, .npy or .safetensors ({error}); pickled arrays are not read") from error
     if key in arrays:
         return arrays[key]
@@ -90,7 +91,7 @@ def read_clips(files: FeatureFiles, path: str, duration: float) -> tuple[np.ndar
     clips = np.concatenate([part[: min(lengths)] for part in parts], axis=1)
     if clips.shape[1] != files.clip_width:
         raise ValueError(
-            f"{paths[0]}: features are {clips.shape[1]} wide, the config's clip_width is {files.clip_width}; correct one of them"
+            f"{paths[0]}: features are {clips.shape[1]} wide, but the config's clip_width is {files.clip_width}; correct one of them"
         )
     starts = np.arange(len(clips)) * files.clip_seconds
     if abs(len(clips) * files.clip_seconds - duration) > SLACK_CLIPS * files.clip_seconds:

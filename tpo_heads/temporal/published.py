@@ -95,7 +95,7 @@ def _perceptron(ours: str, published: str, depth: int) -> Iterator[_Entry]:
 def _feed_forward(ours: str, published: str) -> Iterator[_Entry]:
     yield from _same(f"{ours}.feed_forward.linear1", f"{published}.linear1")
     yield from _same(f"{ours}.feed_forward.linear2", f"{published}.linear2")
-    yield f"{ours}.feed_forward.slope", ((f"{published}.activation.weight",),)
+    yield f"{ours}.feed_forward.activation.slope", ((f"{published}.activation.weight",),)
 
 
 def _norms(ours: str, published: str, count: int) -> Iterator[_Entry]:
