@@ -180,7 +180,6 @@ class Evaluator:
             guess = self.blind.answer(record.prompt_text())
             score.blind += is_right(guess, question.text, record.choices, record.answer)
 
-
     def _called(self, question: Question) -> list[str]:
         """Return the heads that the right answer calls: none where there is nothing to answer, which is said in words."""
         codecs = self.predictor.assembly.codecs

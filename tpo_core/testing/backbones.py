@@ -125,9 +125,7 @@ def _qwen_processor(processor_class: Any, video_class: Any, patch: int, temporal
     tokenizer = byte_tokenizer("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
     shared = {"patch_size": patch, "merge_size": 2, "temporal_patch_size": temporal}
     image = Qwen2VLImageProcessor(size={"shortest_edge": 1024, "longest_edge": 4096}, **shared)
-    video = video_class(
-        size={"shortest_edge": 1024, "longest_edge": 65536}, do_sample_frames=False, cap_pixels_per_frame=False, **shared
-    )
+    video = video_class(size={"shortest_edge": 1024, "longest_edge": 65536}, do_sample_frames=False, cap_pixels_per_frame=False, **shared)
     wrap = "<|vision_start|>{}<|vision_end|>"
     template = _TEMPLATE.replace("IMAGE", wrap.format("<|image_pad|>"))
     bare = processor_class.__name__.startswith("Qwen3")
@@ -169,9 +167,7 @@ def _qwen2_5_vl(tie: bool) -> tuple[Any, Any]:
         "fullatt_block_indexes": [1],
         "tokens_per_second": 2,
     }
-    config = Qwen2_5_VLConfig(
-        text_config=text, vision_config=vision, tie_word_embeddings=tie, **_qwen_ids(processor.tokenizer)
-    )
+    config = Qwen2_5_VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=tie, **_qwen_ids(processor.tokenizer))
     return Qwen2_5_VLForConditionalGeneration(config), processor
 
 

@@ -85,7 +85,8 @@ class FrameHead(Head[FrameConfig]):
     def velocity(self, at_NC: Tensor, time_N1: Tensor, state_NW: Tensor) -> Tensor:
         clock_N2 = torch.cat([(math.pi * time_N1).cos(), time_N1], 1)
         mixed_NW = self.mixed(torch.cat([at_NC, clock_N2, state_NW.float()], 1).to(state_NW.dtype))
-        return (self.picture(torch.cat([mixed_NW, state_NW], 1)).float() - at_NC) / (1 - time_N1)
+        guess_NC: Tensor = self.picture(torch.cat([mixed_NW, state_NW], 1))
+        return (guess_NC.float() - at_NC) / (1 - time_N1)
 
     def loss(self, output: Tensors, targets: Tensors) -> Tensors:
         """Return the mean squared error of the velocity over a picture's numbers, (N,)."""
