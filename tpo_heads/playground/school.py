@@ -62,13 +62,20 @@ def teach_base(folder: str | Path, *, seed: int = 0, scale: float = 1.0, say: Ca
             text = "  ".join(f"{name} {value:.3f}" for name, value in values.items())
             say(f"{time.monotonic() - start:6.0f} s  {phase} {step}: {text}")
 
+    from safetensors.torch import load_model, save_model
+
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         reached = teach_sam(work / SAM_FILE, seed=seed, scale=scale, report=report)
         model, processor = make_base(seed=seed)
-        if not (work / "course.safetensors").is_file():
+        aligned = work / "aligned.safetensors"
+        if aligned.is_file():
+            load_model(model, aligned)
+        else:
             align(model, processor.tokenizer, seed=seed, course=course, report=report)
+            save_model(model, work / "aligned.tmp")
+            os.replace(work / "aligned.tmp", aligned)
         teach(model, processor.tokenizer, seed=seed, course=course, report=report, folder=work)
         reached |= examine(model, processor.tokenizer, seed=seed, scenes=max(16, int(256 * min(1.0, scale))))
     finally:
