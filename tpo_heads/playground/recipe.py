@@ -71,6 +71,7 @@ def default(
             "workers": 0,
         },
         "stages": _stages(wanted, guests, kinds, scale),
+        "trainer": {"eval_samples": 128},
     }
 
 
