@@ -92,6 +92,18 @@ class Codec(Generic[C]):
         """Return the answers (of one target) in a few words, for a terminal."""
         return "; ".join(str(answer) for answer in answers)
 
+    def to_text(self, target: Target) -> str:
+        """Return a target in words, for the baseline in which the language model writes answers as text (`tpo ablate`). Optional.
+
+        Raises:
+            NotImplementedError: this head's targets have no such form.
+        """
+        raise NotImplementedError(f"{type(self).__name__}.to_text")
+
+    def from_text(self, text: str, clip: ClipView) -> list[Answer]:
+        """Return the answers that a text in the form of `to_text` holds, as `decode` would give them; [] where it holds none."""
+        raise NotImplementedError(f"{type(self).__name__}.from_text")
+
 
 class Head(nn.Module, Generic[C]):
     """Task embeddings -> output -> loss, on the device. Reads no files and never sees N = 0.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -98,6 +99,30 @@ class RegionCodec(Codec[RegionConfig]):
         if not answers:
             return "no box"
         return "; ".join("box x {0:.0f}-{2:.0f}, y {1:.0f}-{3:.0f}".format(*answer["box"]) for answer in answers)
+
+    def to_text(self, target: Target) -> str:
+        """Return ``box 12 05 48 63; box ..``: shares of width and height, cut down to the config's digits (Shikra's way of writing)."""
+        fields = RegionTarget.model_validate(target.fields())
+        steps = 10**self.config.text_digits
+        texts = []
+        for box in fields.boxes:
+            numbers = (_share(box, fields.size).double() * steps).floor().clamp(0, steps - 1)
+            texts.append("box " + " ".join(f"{int(value):0{self.config.text_digits}d}" for value in numbers))
+        return "; ".join(texts) if texts else self.absent
+
+    def from_text(self, text: str, clip: ClipView) -> list[Answer]:
+        """Return a box for each four numbers behind the word ``box``, at the middle of its steps; a reversed box is left out."""
+        steps = 10**self.config.text_digits
+        answers: list[Answer] = []
+        for numbers in _WRITTEN.findall(text):
+            left, top, right, bottom = ((min(int(value), steps - 1) + 0.5) / steps for value in numbers)
+            if left < right and top < bottom:
+                box_xyxy = torch.tensor([left, top, right, bottom], dtype=torch.float64)
+                answers.append({"box": [round(value, 2) for value in _pixels(box_xyxy, clip.media.size).tolist()]})
+        return answers
+
+
+_WRITTEN = re.compile(r"\bbox\s+(\d{1,4})\s+(\d{1,4})\s+(\d{1,4})\s+(\d{1,4})\b")
 
 
 def _share(box: Sequence[float], size: tuple[int, int]) -> torch.Tensor:

@@ -24,6 +24,8 @@ class RegionConfig(HeadConfig):
         None, ge=1, description="width of the hidden layer; default: that of the language model (release: half of it)"
     )
 
+    text_digits: int = Field(2, ge=1, le=4, description="digits of a coordinate where the language model writes boxes as text (tpo ablate)")
+
     @property
     def resolved_form(self) -> Form:
         """Return the form that the last layer's four numbers have."""

@@ -6,6 +6,7 @@ Legend: T time steps, X annotated windows, S annotated saliency clips, W words, 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator, Sequence
 from typing import Annotated, ClassVar, Self
 
@@ -203,6 +204,18 @@ class TemporalCodec(Codec[TemporalConfig]):
         """Return the surest window of each answer, as ``3.2-5.0 s (0.91)``, and all others that are sure."""
         return "; ".join(_describe(answer["windows"]) for answer in answers) or "no moment"
 
+    def to_text(self, target: Target) -> str:
+        """Return ``from 1.2 to 3.5 seconds, from ..``, or that it is not there."""
+        fields = TemporalTarget.model_validate(target.fields())
+        return ", ".join(f"from {start:.1f} to {end:.1f} seconds" for start, end in fields.spans) or self.absent
+
+    def from_text(self, text: str, clip: ClipView) -> list[Answer]:
+        """Return one answer with the windows that the text names, in its order, each sure; a reversed one is left out."""
+        duration = clip.media.duration
+        spans = [(min(float(start), duration), min(float(end), duration)) for start, end in _WRITTEN.findall(text)]
+        windows = [[start, end, 1.0] for start, end in spans if start < end]
+        return [{"windows": _rounded(windows), "highlights": []}] if windows else []
+
     def _words(self, clip: ClipView) -> Tensors:
         """Return ``words`` (W, U) of all questions on the clip one after the other, and ``word_target`` (W,): whose they are, -1 = all."""
         files = self.config.files
@@ -228,6 +241,9 @@ class TemporalCodec(Codec[TemporalConfig]):
         valid_T: Tensor = output["valid"].bool()
         steps = output["steps"][valid_T].double().clamp(0, clip.media.duration).tolist()
         return _rounded([[*step, score] for step, score in zip(steps, output["saliency"][valid_T].double().tolist())])
+
+
+_WRITTEN = re.compile(r"\bfrom\s+(\d+(?:\.\d+)?)\s+to\s+(\d+(?:\.\d+)?)\s+seconds")
 
 
 def _rounded(windows: Sequence[Scored]) -> list[Scored]:
