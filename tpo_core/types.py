@@ -348,3 +348,24 @@ def _move(value: Any, device: torch.device | str) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return dataclasses.replace(value, **{f.name: _move(getattr(value, f.name), device) for f in dataclasses.fields(value)})
     return value
+
+
+__all__ = [
+    "Answer",
+    "BackboneView",
+    "Batch",
+    "Chunk",
+    "ClipView",
+    "Denominators",
+    "FrameFeatures",
+    "HeadBatch",
+    "Media",
+    "MediaInfo",
+    "Queries",
+    "StepOutput",
+    "Target",
+    "Tensors",
+    "Trainable",
+    "VisualBatch",
+    "Widths",
+]
