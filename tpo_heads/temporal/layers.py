@@ -86,8 +86,8 @@ def attend(query_NATc: Tensor, key_NATc: Tensor, value_NATc: Tensor, seen: Tenso
     score = (query_NATc * query_NATc.shape[-1] ** -0.5) @ key_NATc.transpose(-1, -2)
     if seen is not None:
         score = score.masked_fill(~seen, -math.inf)
-    weight: Tensor = dropout(score.softmax(-1))
-    return weight @ value_NATc
+    mixed_NATc: Tensor = dropout(score.softmax(-1)) @ value_NATc
+    return mixed_NATc
 
 
 class Perceptron(nn.Module):
