@@ -66,7 +66,7 @@ class ContrastHead(Head[ContrastConfig]):
     def forward(self, queries: Queries, targets: Tensors | None = None) -> Tensors:
         """Return ``token`` and ``view`` (N, E) of length 1, and ``media`` (N,): queries on one medium are no negatives of each other."""
         pixels_K = queries.inputs["view"].to(queries.states_NSD.dtype) / 127.5 - 1
-        view_KE = self.view(pixels_K.to(self.view[0].weight.dtype))
+        view_KE = self.view(pixels_K.to(next(self.view.parameters()).dtype))
         return {
             "token": F.normalize(self.token(queries.states_NSD.flatten(1)).float(), dim=-1),
             "view": F.normalize(view_KE.float(), dim=-1)[queries.media_N],

@@ -52,7 +52,8 @@ def draw(canvas: Canvas, answers: Sequence[Answer], target: Target | None) -> No
 
 def resample(grid: np.ndarray, shape: Sequence[int]) -> np.ndarray:
     rows, columns = (((np.arange(n) + 0.5) * have / n).astype(int) for n, have in zip(shape, grid.shape))
-    return grid[rows][:, columns]
+    sampled: np.ndarray = grid[rows][:, columns]
+    return sampled
 
 
 def _score(found: np.ndarray | None, truth: np.ndarray) -> tuple[float, float]:

@@ -26,8 +26,8 @@ def read(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 def sample(scene: dict[str, Any]) -> list[list[float]]:
     """Return the depth at the middle of SIDE x SIDE cells; the wall's depth runs linearly from the upper to the lower edge."""
-    width, height = scene["size"]
-    depth_HW = np.repeat(np.linspace(*scene["background_depth"], height)[:, None], width, 1)
+    (width, height), (far, near) = scene["size"], scene["background_depth"]
+    depth_HW = np.repeat(np.linspace(far, near, height)[:, None], width, 1)
     for item in scene["objects"]:
         depth_HW[coco.decode(item["masks"][0]) > 0] = item["depth"]
     rows, columns = (((np.arange(SIDE) + 0.5) * side / SIDE).astype(int) for side in (height, width))
