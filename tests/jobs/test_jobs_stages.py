@@ -80,3 +80,14 @@ def test_training_is_not_touched_by_it(measured, tmp_path, backbones):
         return [json.loads(line)["loss"] for line in (Path(output) / "metrics.jsonl").read_text().splitlines()]
 
     assert losses(mapping["output"]) == losses(plain["output"])
+
+
+def test_a_run_without_an_adapter_is_loaded(tmp_path, backbones):
+    """No stage trains one, or the recipe says that there is none: either way the checkpoint has none."""
+    from tpo_core import load_run
+
+    for name, lora in (("none", None), ("unused", {"r": 4, "alpha": 8.0})):
+        mapping = recipe(tmp_path / name, backbones["qwen3_vl"], lora=lora, trainer={"report": False})
+        mapping["stages"] = [{**mapping["stages"][0], "steps": 1, "train": {"heads": 1e-3}}]
+        job(mapping, test=False).run()
+        assert load_run(mapping["output"], device="cpu").assembly.model.backbone.groups()["lora"] == {}

@@ -72,7 +72,9 @@ def assemble(
 
 
 def lora_options(recipe: Recipe, adapter: Mapping[str, Any] | None) -> LoraOptions | None:
-    """Return the adapter's options: a checkpoint's, or the recipe's where some stage trains the adapter."""
+    """Return the adapter's options: a checkpoint's (an empty config: none), or the recipe's where a stage trains the adapter."""
+    if adapter is not None and not adapter:
+        return None
     if adapter is not None:
         return LoraOptions(r=int(adapter["r"]), alpha=float(adapter["lora_alpha"]), dropout=float(adapter["lora_dropout"]))
     if recipe.lora is None or not any("lora" in stage.rates for stage in recipe.stages):
