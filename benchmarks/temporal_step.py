@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -108,7 +107,7 @@ class Theirs:
         losses = self.criterion(self.network(*inputs, targets=targets), targets)
         weights = self.criterion.weight_dict
         total = sum(losses[name] * weights[name] for name in losses if name in weights)
-        return total, {"total": float(total.detach()), **{name: float(loss) for name, loss in losses.items()}}
+        return total, {"total": float(total.detach()), **{name: float(torch.as_tensor(loss).detach()) for name, loss in losses.items()}}
 
 
 class Ours:
@@ -292,7 +291,7 @@ def show_products(name: str, side: Theirs | Ours, batch: Tensors, device: str) -
 
 def show_memory(options: argparse.Namespace) -> None:
     """Print peak memory of fresh processes as clips and batch grow."""
-    print("peak memory of a process that runs two steps, MB (device memory on a GPU)")
+    print("memory that two steps add to a fresh process at its peak, MB (on a GPU: device memory)")
     sizes = [(8, 75), (16, 75), (32, 75), (8, 150), (8, 300)]
     for batch, clips in sizes:
         found = {}
@@ -316,13 +315,19 @@ def show_memory(options: argparse.Namespace) -> None:
 def peak_memory(options: argparse.Namespace) -> None:
     side: Theirs | Ours = Ours(options) if options.memory_of == "ours" else Theirs(options)
     batch = make_batch(options)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    before = _peak_rss_mb()
     for _ in range(2):
         time_step(side, batch, options.device)
     if options.device == "cpu":
-        print(f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - before:.0f}")
+        print(f"{_peak_rss_mb() - before:.0f}")
     else:
         print(f"{torch.cuda.max_memory_allocated() / 2**20:.0f}")
+
+
+def _peak_rss_mb() -> float:
+    """Return this process's own peak; `ru_maxrss` would begin with that of the process which started it."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
 
 
 def main() -> None:

@@ -77,6 +77,13 @@ def test_average_precision_takes_the_free_window_that_is_met_best() -> None:
     assert average_precision(windows, spans) == pytest.approx(expected)
 
 
+def test_of_two_windows_met_equally_well_the_last_is_taken_as_in_the_official_script() -> None:
+    spans = np.array([[0.0, 10.0], [4.0, 14.0]])
+    # The first meets both by 2/3 and takes the second, which the next window would have met fully.
+    windows = [[2.0, 12.0, 0.9], [4.0, 14.0, 0.8]]
+    assert average_precision(windows, spans) == pytest.approx((4 * 0.5 + 6 * 0.25) / 10)
+
+
 def test_only_ten_windows_count_for_average_precision() -> None:
     far = [[8.0, 9.0, 0.1]] * 10
     assert score(([*far, [2.0, 6.0, 0.9]], ONE))["mr_map"] == 0
