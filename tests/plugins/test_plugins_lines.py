@@ -23,6 +23,6 @@ def test_every_package_is_counted_and_small(capsys) -> None:
         code = {name: own for name, (_, own) in modules.items()}
         if package.startswith("tpo-head-"):
             assert code["__init__"] + code["head"] <= 100, package  # card, config, codec, module
-        assert sum(code.values()) <= 160, package
+        assert sum(code.values()) <= 165, package
     count_lines.main()
     assert capsys.readouterr().out.count("of code") == len(counted)

@@ -12,7 +12,8 @@ import pytest
 from ruamel.yaml import YAML
 
 ROOT = Path(__file__).resolve().parents[2]
-PRIMARY = {"point": "f1", "depth": "delta1", "contrast": "top1", "frame": "nearest"}
+MARGINS = {"point": ("f1", 0.15), "depth": ("delta1", 0.1), "contrast": ("top5", 0.1), "frame": ("psnr", 0.5)}
+"""Head -> a metric, and by how much it must beat its chance row (seen: 0.40, 0.25, 0.39 and 1.3 dB)."""
 
 
 def tpo(folder: Path, *args: str, plugins: str = "") -> str:
@@ -32,7 +33,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("name", PRIMARY)
+@pytest.mark.parametrize("name", MARGINS)
 def test_it_learns(world: Path, name: str) -> None:
     log = world / f"{name}.jsonl"
     with pytest.MonkeyPatch.context() as patch:
@@ -41,7 +42,8 @@ def test_it_learns(world: Path, name: str) -> None:
     summary = json.loads(out.splitlines()[-1])
     reached, chance = summary["heads"][name], summary["chance"][name]
     print(f"{name}: {reached}, chance {chance}")
-    assert reached[PRIMARY[name]] > 1.5 * chance[PRIMARY[name]] or reached[PRIMARY[name]] > chance[PRIMARY[name]] + 0.15, summary
+    metric, margin = MARGINS[name]
+    assert reached[metric] > chance[metric] + margin, summary
     if name != "contrast":
         assert (world / f"runs/{name}/pictures/{name}-1.png").is_file()
     assert len(log.read_text().splitlines()) == summary["steps"]
@@ -49,7 +51,7 @@ def test_it_learns(world: Path, name: str) -> None:
 
 
 def test_the_recipes_name_what_the_readmes_lay() -> None:
-    for name in PRIMARY:
+    for name in MARGINS:
         folder = ROOT / "plugins" / f"tpo-head-{name}"
         recipe, readme = YAML(typ="safe").load((folder / "recipe.yaml").read_text()), (folder / "README.md").read_text()
         assert f"tpo data base {recipe['model']['path']} --scratch" in readme

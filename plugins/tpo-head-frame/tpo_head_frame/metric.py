@@ -15,7 +15,10 @@ LEAST = 1 / 12 / 255**2
 
 
 class FrameMetric(Metric):
-    """``nearest``: share of answers that are nearer to their own frame than to any other; ``psnr`` in dB, 0 without an answer."""
+    """``nearest``: share of answers that are nearer to their own frame than to any other; ``psnr`` in dB, 0 without an answer.
+
+    Both take the mean of an answer's draws: one draw is punished for every detail that cannot be known, and the chance row is a mean, too.
+    """
 
     def __init__(self) -> None:
         self.truth: list[np.ndarray] = []
@@ -23,7 +26,7 @@ class FrameMetric(Metric):
 
     def update(self, answers: Sequence[Answer], target: Target) -> None:
         self.truth.append(pixels(target["rgb"]))
-        self.found.append(pixels(answers[0]["rgb"]) if answers else None)
+        self.found.append(pixels(answers[0]["mean"]) if answers else None)
 
     def compute(self) -> dict[str, float]:
         return _score(self.found, self.truth)
