@@ -128,7 +128,8 @@ def average_precision(windows: Sequence[Scored], spans: np.ndarray) -> float:
     """Return the mean over IoU 0.5, 0.55, .. 0.95 of the interpolated average precision (VOC 2011) of one query's windows."""
     ranked = sorted(windows, key=lambda window: -window[2])
     iou = iou_pairwise(np.array([window[:2] for window in ranked]), spans)
-    order = np.argsort(-iou, axis=1, kind="stable")
+    # Of equally good ones the last, as the official evaluator's reversed sort has it.
+    order = np.argsort(iou, axis=1, kind="stable")[:, ::-1]
     return float(np.mean([_precision_at(iou, order, least) for least in AP_AT]))
 
 
