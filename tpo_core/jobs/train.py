@@ -93,6 +93,8 @@ class TrainJob:
         self._tests = open_sources(recipe.data.test, self.plugins, cache=output / "data")
         plain = recipe.model_dump(mode="json", by_alias=True)
         self._accelerator = make_accelerator(recipe.trainer, logging_dir=str(output), cpu=self.cpu, run_config=plain)
+        if not self._accelerator.is_main_process:
+            self.listener = JobListener()
         self._folder = self._open_folder(output, self._assemble(None))
         if self.resume and (done := _finished(output)) is not None:
             self.listener.say(f"{output} is finished; nothing to train")
