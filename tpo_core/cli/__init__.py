@@ -11,6 +11,7 @@ COMMANDS = {
     "train": Lazy("tpo_core.cli.train", "Train task heads on a multimodal LLM."),
     "predict": Lazy("tpo_core.cli.predict", "Ask a trained model about a picture or a clip."),
     "eval": Lazy("tpo_core.cli.evaluate", "Score a trained model on annotated records."),
+    "ablate": Lazy("tpo_core.cli.ablate", "Compare variants of a recipe over several seeds."),
     "heads": Lazy("tpo_core.cli.heads", "List the installed heads, show one, or check one."),
     "new-head": Lazy("tpo_core.cli.new_head", "Write a package for a new head, ready to install and train."),
 }
