@@ -33,7 +33,7 @@ def test_hooks_fit_on_a_screen():
 def test_commands_are_these():
     from tpo_core.cli import main
 
-    assert sorted(main.table) == ["ablate", "eval", "heads", "new-head", "predict", "train"]
+    assert sorted(main.table) == ["ablate", "affinity", "eval", "heads", "new-head", "predict", "train"]
 
 
 def test_public_names_are_these():

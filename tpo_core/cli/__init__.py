@@ -12,6 +12,7 @@ COMMANDS = {
     "predict": Lazy("tpo_core.cli.predict", "Ask a trained model about a picture or a clip."),
     "eval": Lazy("tpo_core.cli.evaluate", "Score a trained model on annotated records."),
     "ablate": Lazy("tpo_core.cli.ablate", "Compare variants of a recipe over several seeds."),
+    "affinity": Lazy("tpo_core.cli.affinity", "Measure which tasks of a trained run help which."),
     "heads": Lazy("tpo_core.cli.heads", "List the installed heads, show one, or check one."),
     "new-head": Lazy("tpo_core.cli.new_head", "Write a package for a new head, ready to install and train."),
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tpo_core.train.balance import Balance, Pulls, measure_pulls, shared_parameters
+from tpo_core.train.balance import SHARED_GROUPS, Balance, Pulls, measure_pulls, owner_gradients, owner_of, pulls_of, shared_parameters
 from tpo_core.train.freeze import TrainableModule, fixed_parameters, freeze, freeze_unreached
 from tpo_core.train.launch import assert_distributed, make_accelerator, run_on_main
 from tpo_core.train.loader import BadRow, Draws, Loader, StepBatches, StepSource
@@ -11,6 +11,7 @@ from tpo_core.train.plan import describe_rates, micro_batches, rate_factor, reso
 from tpo_core.train.trainer import Trainer
 
 __all__ = [
+    "SHARED_GROUPS",
     "BadRow",
     "Balance",
     "Draws",
@@ -33,6 +34,9 @@ __all__ = [
     "make_accelerator",
     "measure_pulls",
     "micro_batches",
+    "owner_gradients",
+    "owner_of",
+    "pulls_of",
     "rate_factor",
     "resolve_rates",
     "run_on_main",

@@ -44,12 +44,12 @@ def owner_of(term: str) -> str:
     return term.partition("/")[0]
 
 
-def measure_pulls(
+def owner_gradients(
     model: Trainable, micro: Sequence[Batch], denominators: Mapping[str, float], shared: Sequence[nn.Parameter], accelerator: Any
-) -> Pulls:
-    """Take the step's gradient apart, owner by owner. Gradients and random state are left as they were.
+) -> dict[str, Tensor]:
+    """Return each owner's gradient on the shared weights, flat, float32, on the CPU; an owner that does not pull is absent.
 
-    It costs a forward and a backward per owner and micro-batch.
+    Gradients and random state are left as they were. It costs a forward and a backward per owner and micro-batch.
 
     Args:
         denominators: of the step, at least 1 each.
@@ -77,6 +77,11 @@ def measure_pulls(
         if float(total.norm()) > 0:
             gradients[owner] = total
     restore_rng(rng)
+    return gradients
+
+
+def pulls_of(gradients: Mapping[str, Tensor]) -> Pulls:
+    """Return norms and cosines of `owner_gradients`."""
     owners = list(gradients)
     cosines = {
         (left, right): float(torch.nn.functional.cosine_similarity(gradients[left], gradients[right], dim=0))
@@ -84,6 +89,13 @@ def measure_pulls(
         for right in owners[index + 1 :]
     }
     return Pulls({owner: float(gradient.norm()) for owner, gradient in gradients.items()}, cosines)
+
+
+def measure_pulls(
+    model: Trainable, micro: Sequence[Batch], denominators: Mapping[str, float], shared: Sequence[nn.Parameter], accelerator: Any
+) -> Pulls:
+    """Take the step's gradient apart, owner by owner; see `owner_gradients`."""
+    return pulls_of(owner_gradients(model, micro, denominators, shared, accelerator))
 
 
 class Balance:
