@@ -110,6 +110,8 @@ def test_the_papers_table() -> None:
         ("steps: 100", "steps: 10\n    micro_batch: 5", "stages[0]: batch_size 16 is not a multiple of micro_batch 5"),
         ("steps: 100", "steps: 10\n    heads: [region, masc]", "recipe.yaml:14: stages[0].heads[1]: the recipe's heads have no 'masc'"),
         ("steps: 100", "steps: 10\n    sources: {refcocoo: 1}", "data.train has no source 'refcocoo'. Did you mean 'refcoco'?"),
+        ("steps: 100", "steps: 10\n    weights: {regio: 1.0}", "the recipe's heads have no 'regio'. Did you mean 'region'?"),
+        ("steps: 100", "steps: 10\n    weights: {region: -1.0}", "stages[0].weights.region: found -1.0, expected a number"),
         ("weight: 0.5", "weigth: 0.5", "recipe.yaml:5: heads.region.weigth: unknown key. Did you mean 'weight'?"),
         ("weight: 0.5", "loss: mso", "recipe.yaml:5: heads.region.loss: found 'mso', expected 'l1_giou' or 'mse'. Did you mean 'mse'?"),
         ("weight: 0.5", "init_from: mask", "heads.region.init_from: the recipe's heads have no 'mask'"),

@@ -9,10 +9,12 @@ from tiny_run import recipe, region_rows, write_rows
 
 from tpo_core import load_run
 from tpo_core.errors import CheckpointError, ConfigError, DataError, HeadNotFound, TrainError
+from tpo_core.jobs.assembly import restore_state
 from tpo_core.jobs.listen import JobListener
 from tpo_core.jobs.recipes import read_recipe
 from tpo_core.jobs.train import TrainJob
 from tpo_core.plugins import Plugins, load_plugins
+from tpo_core.runs import load_run_state
 
 
 def train(mapping, *, resume=False, listener=None, test=True):
@@ -221,6 +223,39 @@ def test_stages_begin_from_a_folder(finished, tmp_path, backbones):
     expected, found = weights(output), weights(Path(mapping["output"]))
     for name, value in expected.items():
         torch.testing.assert_close(found[name], value, msg=name)
+
+
+def test_a_head_is_added_to_a_finished_run(finished, tmp_path, backbones):
+    """A stage may begin from a run that never had one of its heads: that one starts anew, with another's tokens where it is told to."""
+    _, _, output = finished
+    told: list[str] = []
+
+    class Hear(JobListener):
+        def say(self, text):
+            told.append(text)
+
+    mapping = recipe(tmp_path, backbones["qwen3_vl"])
+    mapping["heads"]["temporal"] = {"kind": "mlp", "hidden": 8, "init_from": "region"}
+    stage = {**mapping["stages"][0], "from": str(output), "steps": 1, "train": {"heads": 1e-30}}
+    train({**mapping, "stages": [stage]}, test=False, listener=Hear())
+    assert any("has no head 'temporal'" in text for text in told)
+    found, before = weights(Path(mapping["output"])), weights(output)
+    torch.testing.assert_close(found["tokens.inputs.temporal"], before["tokens.inputs.region"])
+    torch.testing.assert_close(found["tokens.outputs.region"], before["tokens.outputs.region"])
+    with pytest.raises(CheckpointError, match="nothing was saved for it"):
+        restore_state(load_run(Path(mapping["output"]), device="cpu").assembly, load_run_state(output, installed=["region", "temporal"]).state)
+
+
+def test_a_stage_weighs_heads_in_its_own_way(tmp_path, backbones):
+    mapping = recipe(tmp_path, backbones["qwen3_vl"])
+    mapping["stages"][0]["weights"] = {"region": 0.0}
+    train(mapping, test=False)
+    for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines():
+        row = json.loads(line)
+        words = row["lm"] + row["assign"]
+        boxes = 5 * row["region/l1"] + 2 * row["region/giou"]
+        assert boxes > 0.1
+        assert row["loss"] == pytest.approx(words + (0 if row["stage"] == "first" else boxes), rel=1e-4)
 
 
 def test_what_no_path_reaches_is_frozen_and_told(tmp_path, backbones):

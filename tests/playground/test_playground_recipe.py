@@ -32,6 +32,17 @@ def test_the_default_recipe_validates(tmp_path: Path, heads: tuple[str, ...]) ->
     assert all(stage.steps == max(1, round(stage.steps)) and stage.steps < 10 for stage in recipe.stages)
 
 
+def test_the_temporal_head_begins_with_its_own_stage(tmp_path: Path) -> None:
+    mapping = default(("region", "temporal", "mask"), tmp_path / "run", samples=20, base="scratch", scale=0.01)
+    stages = {stage.name: stage for stage in load_recipe(json.loads(json.dumps(mapping)), head_configs=CONFIGS).stages}
+    assert stages["assign"].weights == {"temporal": 0.0}
+    for name in ("assign", "region"):
+        assert {"heads.region", "heads.mask"} <= stages[name].rates.keys()
+        assert not {"heads", "heads.temporal"} & stages[name].rates.keys()
+    assert all("heads" in stages[name].rates for name in ("temporal", "mask", "joint"))
+    assert stages["temporal"].weights["mask"] < 1
+
+
 class Guests:
     """Plugins that bring a reader called dot."""
 

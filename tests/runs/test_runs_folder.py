@@ -161,6 +161,13 @@ def test_nothing_changes_where_no_head_is_gone() -> None:
     assert without_heads(CONFIG, ()) == CONFIG
 
 
+def test_a_stages_weight_of_a_head_goes_with_the_head() -> None:
+    stage = {**CONFIG["stages"][0], "weights": {"track": 0.1, "mask": 0.5}}
+    left = without_heads({**CONFIG, "stages": [stage]}, ["track"])["stages"][0]
+    assert left["weights"] == {"mask": 0.5}
+    assert stage["weights"] == {"track": 0.1, "mask": 0.5}
+
+
 def test_only_the_newest_are_kept(tmp_path: Path) -> None:
     folder = RunFolder.open(tmp_path, info(), resume=False, keep=2)
     for step in (1, 2, 3, 9, 10):

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from tpo_heads.temporal.decoder import MomentDecoder, even_windows
 from tpo_heads.temporal.layers import Dropout, PReLU, Residual, attend, sine_code
 
 
@@ -83,3 +84,11 @@ def test_sine_code_by_hand() -> None:
     code = sine_code(torch.tensor([0.25]), 4)
     slow = 0.5 * math.pi / 100
     torch.testing.assert_close(code, torch.tensor([[1.0, 0.0, math.sin(slow), math.cos(slow)]]), rtol=1e-5, atol=1e-6)
+
+
+def test_windows_begin_evenly_spread() -> None:
+    expected = torch.tensor([[0.125, 0.25], [0.375, 0.25], [0.625, 0.25], [0.875, 0.25]])
+    torch.testing.assert_close(even_windows(4).sigmoid(), expected)
+    decoder = MomentDecoder(8, 2, 16, 0.0, layers=2, queries=4)
+    starts = decoder(torch.zeros(1, 3, 8), torch.zeros(1, 3, 8), torch.ones(1, 3, dtype=torch.bool))[1]
+    torch.testing.assert_close(starts[0, 0], expected)

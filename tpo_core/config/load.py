@@ -134,6 +134,10 @@ def _check_names(recipe: Recipe, document: Document) -> None:
             if head not in recipe.heads:
                 where = document.place((*at, "heads", position))
                 problems.append(f"{where}: the recipe's heads have no {head!r}{_near(head, recipe.heads)}")
+        for head in stage.weights:
+            if head not in recipe.heads:
+                where = document.place((*at, "weights", head))
+                problems.append(f"{where}: the recipe's heads have no {head!r}{_near(head, recipe.heads)}")
         for source in stage.sources or ():
             if source not in sources:
                 problems.append(f"{document.place((*at, 'sources', source))}: data.train has no source {source!r}{_near(source, sources)}")

@@ -109,6 +109,9 @@ class StageConfig(Part):
         description="learning rate per group: vision, connector, llm, lora, tokens, heads, or one as heads.<name>; absent or null: frozen"
     )
     sources: dict[str, float] | None = Field(None, description="weight of each source of data.train in this stage; null: as in data.train")
+    weights: dict[str, Annotated[float, Field(ge=0)]] = Field(
+        {}, description="weight of heads' losses in this stage, by head; others keep heads.<name>.weight"
+    )
     batch_size: int = Field(16, ge=1, description="samples per optimiser step, over all processes")
     micro_batch: int | None = Field(
         None,

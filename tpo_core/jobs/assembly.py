@@ -120,8 +120,11 @@ def capture_state(assembly: Assembly, trained: Collection[str]) -> RunState:
 
 
 @torch.no_grad()
-def restore_state(assembly: Assembly, state: RunState) -> None:
+def restore_state(assembly: Assembly, state: RunState, *, add_heads: bool = False) -> None:
     """Put what was learnt into a built model. States of heads that the model has not are left aside.
+
+    Args:
+        add_heads: heads that the state has not keep their first weights; else they are an error.
 
     Raises:
         CheckpointError: names are missing, unexpected, or of another shape; all are listed by owner.
@@ -137,11 +140,12 @@ def restore_state(assembly: Assembly, state: RunState) -> None:
     for name in model.vocabulary.names:
         if name in state.heads:
             _copy(f"head {name!r}", state.heads[name], _head_state(assembly, name), problems)
-        else:
+        elif not add_heads:
             problems.append(f"head {name!r}: nothing was saved for it")
     if problems:
         raise CheckpointError(f"the checkpoint does not fit this model: {'; '.join(problems)}; use the recipe and the packages of the run")
-    model.tokens.load_by_name({f"{head}/{row}": value for head, rows in state.tokens.items() for row, value in rows.items()})
+    kept = model.tokens.state_by_name() if add_heads else {}
+    model.tokens.load_by_name({**kept, **{f"{head}/{row}": value for head, rows in state.tokens.items() for row, value in rows.items()}})
 
 
 def _head_state(assembly: Assembly, name: str) -> Tensors:

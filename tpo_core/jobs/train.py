@@ -10,7 +10,7 @@ import json
 import logging
 import resource
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -115,15 +115,18 @@ class TrainJob:
 
     def _stage(self, index: int, stage: StageConfig, state: RunState | None, resumed: TrainerState | None) -> RunState:
         recipe, accelerator = self.recipe, self._accelerator
-        if resumed is None and stage.start != "previous":
+        elsewhere = resumed is None and stage.start != "previous"
+        if elsewhere:
             state = self._foreign(stage.start)
         assembly = self._assemble(state)
         model = assembly.model
         fixed = fixed_parameters(model)
         if state is not None:
-            restore_state(assembly, state)
-        if resumed is None:
-            self._begin_heads(index, stage, assembly)
+            restore_state(assembly, state, add_heads=elsewhere)
+        if resumed is None and state is not None:
+            self._begin_heads(index, stage, assembly, known=state.heads if elsewhere else ())
+        for name, weight in stage.weights.items():
+            model.slot(name).weight = weight
         model.to(accelerator.device)
         mixture, sources = stage_mixture(recipe, stage, self._sources)
         prepare = ReadAndPrepare(sources, assembly.preparer)
@@ -190,15 +193,19 @@ class TrainJob:
 
         run_on_main(self._accelerator, measure)
 
-    def _begin_heads(self, index: int, stage: StageConfig, assembly: Assembly) -> None:
-        """What happens once, where a stage begins: merged adapters, and tokens of heads that start from another's."""
+    def _begin_heads(self, index: int, stage: StageConfig, assembly: Assembly, *, known: Collection[str]) -> None:
+        """What happens once, where a stage begins: merged adapters, and tokens of heads that start from another's.
+
+        Args:
+            known: heads that the run where the stage begins has trained already.
+        """
         if stage.merge_at_start:
             assembly.model.backbone.merge_adapter()
         earlier = {g for s in self.recipe.stages[:index] for g in resolve_rates(s, assembly.model.groups())}
         for name, config in assembly.configs.items():
             group = f"heads.{name}"
             begins = group in resolve_rates(stage, assembly.model.groups()) and group not in earlier
-            if index > 0 and config.init_from is not None and begins:
+            if config.init_from is not None and begins and name not in known:
                 assembly.model.tokens.copy_from(name, config.init_from)
 
     def _trained_groups(self, index: int) -> frozenset[str]:
@@ -265,6 +272,9 @@ class TrainJob:
         loaded = load_run_state(folder, installed=[head.name for head in self._heads], backbone=backbone)
         for note in loaded.notes:
             self.listener.say(note)
+        for head in self._heads:
+            if head.name not in loaded.state.heads:
+                self.listener.say(f"{folder} has no head {head.name!r}: it is added, untrained")
         return loaded.state
 
     def _report(self, output: Path, state: RunState | None, began: float) -> dict[str, Any]:

@@ -197,9 +197,7 @@ class TPOModel(nn.Module):
     def _dummy_share(self, batch: Batch, like: Tensor) -> Tensor:
         """While vision or connector trains, keep a rank without a picture in step: encode a blank one, times zero."""
         zero = like.new_zeros((), dtype=torch.float32)
-        if not self.training or self._dummy is None or not self._vision_trains():
-            return zero
-        if batch.visual is not None:
+        if not self.training or self._dummy is None or batch.visual is not None or not self._vision_trains():
             return zero
         vision = self.backbone.encode({key: value.to(like.device) for key, value in self._dummy.items()})
         rows = merged_rows(vision)

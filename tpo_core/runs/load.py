@@ -144,7 +144,7 @@ def missing_head(name: str, origin: HeadOrigin) -> str:
 
 def without_heads(config: dict[str, Any], absent: Collection[str]) -> dict[str, Any]:
     """Return a recipe's mapping without these heads, wherever it names them."""
-    result = deepcopy(config)
+    result, absent = deepcopy(config), frozenset(absent)
     heads = result.get("heads") or {}
     for name in absent:
         heads.pop(name, None)
@@ -156,4 +156,6 @@ def without_heads(config: dict[str, Any], absent: Collection[str]) -> dict[str, 
             stage["heads"] = [name for name in stage["heads"] if name not in absent]
         for group in [group for group in stage["train"] if group.partition(".")[2] in absent]:
             del stage["train"][group]
+        for name in absent & stage.get("weights", {}).keys():
+            del stage["weights"][name]
     return result

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from tpo_heads.playground.language import Ask, Speaker
-from tpo_heads.playground.phrases import COLUMNS, ROWS, THIRD_PERSON
+from tpo_heads.playground.phrases import COLUMNS, ROWS
 from tpo_heads.playground.records import lesson
 from tpo_heads.playground.render import Picture, render
 from tpo_heads.playground.scenes import Kind, Scene, make_scene, pick
@@ -66,8 +66,8 @@ def turns_of(speaker: Speaker) -> list[Ask]:
     kind, rng = speaker.scene.kind, speaker.rng
     more = {
         "image": ("place", "place", "refer", "refer", "refer", "colour", "shape", "exists"),
-        "clip": ("moment", "at", "at", "at", "at", "at", "at", "happens_at", "happens_at", "happens_at"),
-        "track": ("place", "end", "at", "at", "at"),
+        "clip": ("moment",),
+        "track": ("place", "end"),
     }
     asks = [speaker.chat(name) for name in (*OFFERED[kind], *more[kind])]
     asks += [speaker.choice(pick(rng, CHOSEN[kind]))]
@@ -167,7 +167,7 @@ class Cells:
 
     Attributes:
         pixels: patches of the frames. owner_FP: row of `words` and `boxes` for the thing that a token shows, -1 for the background.
-        words: token ids that describe each thing (size, colour, shape, row, column, event), padded with -1. boxes: cxcywh in 0-1.
+        words: token ids that describe each thing (size, colour, shape, row, column), padded with -1. boxes: cxcywh in 0-1.
     """
 
     pixels: Tensor
@@ -195,18 +195,12 @@ def make_cells(tokenizer: PreTrainedTokenizerFast, *, seed: int, first: int, siz
         for i, thing in enumerate(scene.things):
             x, y = thing.centre_T2[t] / SIDE
             here, line = (min(4, max(0, int((v - 0.1) / 0.16))) for v in (x, y))
-            text = f"{thing.size} {thing.colour} {thing.shape} {ROWS[line]} {COLUMNS[here]} {_state(scene, i, t)}"
+            text = f"{thing.size} {thing.colour} {thing.shape} {ROWS[line]} {COLUMNS[here]}"
             ids: list[int] = tokenizer(text)["input_ids"]
             row[best == i] = len(words)
-            words.append(ids + [-1] * (7 - len(ids)))
+            words.append(ids + [-1] * (6 - len(ids)))
             boxes.append([x, y, 2 * thing.radius_T[t] / SIDE, 2 * thing.radius_T[t] / SIDE])
         owners.append(row)
     return Cells(
         patches(np.stack(frames)), torch.from_numpy(np.stack(owners)), torch.tensor(words), torch.tensor(boxes, dtype=torch.float32)
     )
-
-
-def _state(scene: Scene, thing: int, frame: int) -> str:
-    """Return the word for an event that a single frame shows."""
-    seen = [e.action for e in scene.events if e.thing == thing and e.start <= frame < e.end and e.action in ("flash", "grow")]
-    return THIRD_PERSON[seen[0]] if seen else ""

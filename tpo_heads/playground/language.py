@@ -16,7 +16,6 @@ from tpo_heads.playground.phrases import (
     DESCRIBE,
     DIRECTIONS,
     HELD_OUT,
-    LESSONS,
     MOVING,
     NOT_THERE,
     NUMBERS,
@@ -231,10 +230,9 @@ class Speaker:
 
     def chat(self, template: str) -> Ask | None:
         """Return a question of this kind that is answered in words, or None where the scene does not offer one."""
-        ways = self.talk.get(template) or LESSONS.get(template)
-        if ways is None:
+        if template not in self.talk:
             return None
-        question = pick(self.rng, ways)
+        question = pick(self.rng, self.talk[template])
         values = TALKERS[template](self)
         if values is None:
             return None

@@ -103,12 +103,6 @@ TALK: dict[str, tuple[str, ...]] = {
 }
 """Questions that are answered in words."""
 
-LESSONS: dict[str, tuple[str, ...]] = {
-    "at": ("in which part is the {e} at {time}?", "where is the {e} at {time}, in words?", "what does the {e} do at {time}?"),
-    "happens_at": ("what happens at {time}?", "tell me what happens at {time}."),
-}
-"""Questions of the base model's course alone; a time is written as the stamp that stands before the frame."""
-
 TALK_HELD_OUT: dict[str, tuple[str, ...]] = {
     "count": ("tell me how many objects there are.",),
     "count_by": ("tell me how many {group} you see.",),

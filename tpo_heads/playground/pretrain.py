@@ -21,7 +21,6 @@ from torch.nn import functional
 
 from tpo_core.errors import CheckpointError
 from tpo_heads.playground.curriculum import TOKENS, Cells, Lesson, base_scene, make_cells, make_lesson, stack_rows, write_row
-from tpo_heads.playground.phrases import LESSONS
 from tpo_heads.playground.scenes import Kind
 from tpo_heads.playground.talk import OFFERED
 
@@ -202,7 +201,7 @@ def examine(
             rows, asked, frames = [], [], []
             for index in range(first, first + size):
                 scene, picture, speaker = base_scene(seed, kind, index, split="val", level=level)
-                asks = [speaker.chat(name) for name in dict.fromkeys((*OFFERED[kind], *LESSONS))] + [speaker.caption()]
+                asks = [speaker.chat(name) for name in dict.fromkeys(OFFERED[kind])] + [speaker.caption()]
                 known = [ask for ask in asks if ask is not None]
                 rows.append(write_row(tokenizer, scene, known, chained=False))
                 asked.append(known)

@@ -68,7 +68,7 @@ def default(
                 *({"name": name, "path": str(files[f"test-{name}"])} for name in tests),
                 *guest_sources(guests, root / "data", "test"),
             ],
-            "workers": 0,
+            "workers": 1,
         },
         "stages": _stages(wanted, guests, kinds, scale),
         "trainer": {"eval_samples": 128},
@@ -77,44 +77,72 @@ def default(
 
 def _head(name: str, wanted: Sequence[str], sam: Path | None) -> dict[str, Any]:
     if name == "temporal":
-        small = dict.fromkeys(("dummy_layers", "text_layers", "encoder_layers", "decoder_layers"), 1)
-        return {"hidden": 64, "attention_heads": 4, "inner_width": 128, "moment_queries": 4, "dummies": 4, "input_dropout": 0.0, **small}
+        # Twelve steps of time and one event to find: small and without dropout, and of the losses those that bear on windows and highlights.
+        sizes = {"hidden": 64, "attention_heads": 4, "inner_width": 128, "moment_queries": 4, "dummies": 4}
+        layers = {"dummy_layers": 1, "text_layers": 1, "encoder_layers": 1, "decoder_layers": 2}
+        losses = {"background_weight": 0.5, "saliency_weight": 1.0, "align_weight": 0.0, "distill_weight": 0.0, "orthogonal_weight": 0.0}
+        return {**sizes, **layers, "dropout": 0.0, "input_dropout": 0.0, **losses}
     if name == "mask":
-        start = {"init_from": "region"} if "region" in wanted else {}
-        return {"sam": "tiny", "image_size": 64, "trains": "decoder", **({"weights": str(sam)} if sam else {}), **start}
+        return {"sam": "tiny", "image_size": 64, "trains": "decoder", **({"weights": str(sam)} if sam else {})}
     return {}
 
 
-def _stages(wanted: Sequence[str], guests: Sequence[str], kinds: Sequence[str], scale: float) -> list[dict[str, Any]]:
-    """Return the paper's three stages: assignment, each head with vision and connector frozen, all together with conversation."""
+SHARES = {
+    "region": {"image": 1.0},
+    "temporal": {"clip": 0.85, "image": 0.15},
+    "mask": {"track": 0.75, "image": 0.1, "clip": 0.15},
+    "joint": {"track": 0.35, "image": 0.25, "clip": 0.4},
+}
+"""Sources of each stage. A head's own stage keeps a little of the others, or what they learnt is gone after it."""
+LENGTHS = {"assign": (20, 8), "region": (190, 10), "temporal": (240, 8), "mask": (90, 8), "joint": (90, 8), "guest": (200, 8)}
+"""Optimiser steps and batch size of each stage."""
+RATES = {
+    "assign": (7e-3, 4e-3, 2e-3),
+    "region": (7e-3, 4e-3, 2e-3),
+    "head": (2e-3, 4e-3, 2e-3),
+    "joint": (1.5e-3, 3e-3, 1.5e-3),
+}
+"""Learning rates of adapter, tokens and heads. At 2e-3 the region head may stay on its first plateau; at 4e-3 moments are learnt later."""
+WEIGHTS = {
+    "assign": {"temporal": 0.0},
+    "temporal": {"region": 0.1, "mask": 0.05},
+    "mask": {"region": 0.3, "temporal": 0.3},
+    "joint": {"region": 0.7, "temporal": 0.3, "mask": 0.7},
+}
+"""Where another head's loss counts less than 1: few of its samples are in the batch, and their noise would fill the clipped gradient."""
 
-    def stage(name: str, steps: int, size: int, rate: float, sources: dict[str, float], heads: Sequence[str]) -> dict[str, Any]:
+
+def _stages(wanted: Sequence[str], guests: Sequence[str], kinds: Sequence[str], scale: float) -> list[dict[str, Any]]:
+    """Return the paper's three stages: assignment, each head with vision and connector frozen, all together with conversation.
+
+    A head that reads moments begins with its own stage: the few steps before it would only draw its windows together.
+    """
+    everyone = (*wanted, *guests)
+
+    def stage(name: str, sources: dict[str, float], *, late: Sequence[str] = (), length: str = "") -> dict[str, Any]:
+        steps, size = LENGTHS[length or name]
+        lora, tokens, head_rate = RATES.get(length or name, RATES["head"])
+        heads = {f"heads.{head}": head_rate for head in everyone if head not in late} if late else {"heads": head_rate}
+        weights = {head: weight for head, weight in WEIGHTS.get(name, {}).items() if head in wanted}
         return {
             "name": name,
             "steps": max(1, round(steps * scale)),
             "batch_size": size,
-            "heads": list(heads),
-            "sources": sources,
-            "train": {"lora": rate, "tokens": rate, "heads": 1e-3},
+            "heads": list(everyone),
+            "sources": {source: share for source, share in sources.items() if source in kinds or source in guests},
+            **({"weights": weights} if weights else {}),
+            "train": {"lora": lora, "tokens": tokens, **heads},
             "warmup": 0.05,
             "min_lr_ratio": 0.05,
             "betas": [0.9, 0.98],
         }
 
-    lengths = {"region": (240, 12), "temporal": (240, 8), "mask": (200, 8)}
-    shares = {
-        "region": {"image": 1.0},
-        "temporal": {"clip": 0.75, "image": 0.25},
-        "mask": {"image": 0.4, "track": 0.6},
-    }
-    everyone = (*wanted, *guests)
-    stages = [stage("assign", 60, 12, 1e-3, dict.fromkeys((*kinds, *guests), 1.0), everyone)]
+    moments = [head for head in ("temporal",) if head in wanted and len(everyone) > 1]
+    stages = [stage("assign", dict.fromkeys((*kinds, *guests), 1.0), late=moments)]
     for head in wanted:
-        sources = {kind: share for kind, share in shares[head].items() if kind in kinds}
-        stages.append(stage(head, *lengths[head], 1e-3, sources, everyone))
-    stages += [stage(guest, 200, 8, 1e-3, {guest: 1.0}, everyone) for guest in guests]
-    joint = {kind: share for kind, share in {"image": 0.4, "clip": 0.35, "track": 0.25}.items() if kind in kinds}
-    return [*stages, stage("joint", 200, 10, 7e-4, joint | dict.fromkeys(guests, 0.3), everyone)]
+        stages.append(stage(head, SHARES[head], late=moments if head == "region" else ()))
+    stages += [stage(guest, {guest: 1.0}, length="guest") for guest in guests]
+    return [*stages, stage("joint", SHARES["joint"] | dict.fromkeys(guests, 0.3))]
 
 
 def prepare(

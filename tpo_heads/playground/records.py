@@ -150,7 +150,8 @@ def lesson(speaker: Speaker, heads: Sequence[str]) -> list[Ask]:
         asks += [speaker.mask(absent=rng.random() < 0.1)] if "mask" in heads and rng.random() < 0.25 else []
         asks += _conversation(speaker, 3)
     elif kind == "clip":
-        asks += [speaker.temporal(event=int(i)) for i in rng.permutation(len(speaker.scene.events)) if "temporal" in heads]
+        happened = [int(i) for i in rng.permutation(len(speaker.scene.events))]
+        asks += [speaker.temporal(event=i) for i in (happened * 2)[:4] if "temporal" in heads]
         asks += [speaker.temporal(absent=True)] if "temporal" in heads and rng.random() < 0.2 else []
         asks += _conversation(speaker, 2)
     else:

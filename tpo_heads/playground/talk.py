@@ -174,53 +174,11 @@ def direction(speaker: Speaker) -> Talk:
     return None if word is None or name is None else (word, {"e": name})
 
 
-def at(speaker: Speaker) -> Talk:
-    """Where a thing is at a time, and what it does then; half of the times lie in its event, if it has one."""
-    scene, rng = speaker.scene, speaker.rng
-    index = int(rng.integers(len(scene.things)))
-    name = speaker.name(index)
-    if name is None or scene.kind == "image":
-        return None
-    event = next((e for e in scene.events if e.thing == index), None)
-    frame = int(rng.integers(scene.frames))
-    if event is not None and rng.random() < 0.5:
-        frame = int(rng.integers(event.start, event.end))
-    words = {"e": name, "time": stamp(frame / scene.fps)}
-    if not scene.things[index].shown_T[frame]:
-        return NOT_THERE, words
-    acts = event is not None and event.start <= frame < event.end
-    return f"{speaker.place(index, frame=frame)} {THIRD_PERSON[event.action] if event is not None and acts else 'stays'}", words
-
-
-def happens_at(speaker: Speaker) -> Talk:
-    """Which thing does what at a time; nothing, at a third of the times."""
-    scene, rng = speaker.scene, speaker.rng
-    if not scene.events:
-        return None
-    event = pick(rng, scene.events)
-    frame = int(rng.integers(event.start, event.end))
-    if rng.random() < 0.33:
-        frame = int(rng.integers(scene.frames))
-    doing = [e for e in scene.events if e.start <= frame < e.end]
-    if len(doing) > 1:
-        return None
-    words = {"time": stamp(frame / scene.fps)}
-    if not doing:
-        return "nothing", words
-    thing = scene.things[doing[0].thing]
-    return f"{thing.colour} {thing.shape} {THIRD_PERSON[doing[0].action]}", words
-
-
-def stamp(seconds: float) -> str:
-    """Return the time stamp that Qwen3-VL's processor puts before a frame of this time."""
-    return f"<{seconds:.1f} seconds>"
-
-
 TALKERS: dict[str, Callable[[Speaker], Talk]] = {
     f.__name__: f
     for f in (
         *(count, count_by, colour, shape, size, exists, relation, place, refer, end, inhabitant),
-        *(does, who, whether, early, moment, first, direction, at, happens_at),
+        *(does, who, whether, early, moment, first, direction),
     )
 }
 OFFERED: dict[str, tuple[str, ...]] = {

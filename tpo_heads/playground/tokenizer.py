@@ -53,19 +53,14 @@ CHAT_TEMPLATE = (
 
 def sentences() -> Iterator[str]:
     """Yield sentences that hold every word of the playground, with the words of a chat beside them."""
-    for table in (phrases.ASK, phrases.HELD_OUT, phrases.TALK, phrases.TALK_HELD_OUT, phrases.LESSONS, phrases.DESCRIBE):
+    for table in (phrases.ASK, phrases.HELD_OUT, phrases.TALK, phrases.TALK_HELD_OUT, phrases.DESCRIBE):
         for ways in table.values():
             for way in ways:
                 yield way.replace("{", " ").replace("}", " ")
     yield from (phrases.NOT_THERE, phrases.OPTIONS.replace("{", " ").replace("}", " "))
     yield from (*phrases.ROWS, *phrases.COLUMNS, *phrases.TIMES, *phrases.RELATIONS, *phrases.DIRECTIONS, *phrases.NUMBERS)
     yield from (*COLOURS, *SHAPES, *(f"{shape}s" for shape in SHAPES), "crosses", *SIZES, *ACTIONS, *phrases.THIRD_PERSON.values())
-    yield from (
-        "object objects",
-        "leftmost rightmost top bottom",
-        "moving stays early late",
-        "it yes no a an the one two three four nothing",
-    )
+    yield from ("object objects", "leftmost rightmost top bottom", "moving stays early late", "it yes no a an the one two three four")
     yield from ("it is at", "they are at", "none", "not sure", "here", "there", "from to", "seconds", "box boxes", "frames", "answer")
 
 

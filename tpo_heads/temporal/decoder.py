@@ -121,6 +121,16 @@ class DecoderLayer(nn.Module):
         return out
 
 
+def even_windows(queries: int) -> Tensor:
+    """Return the logits (Q, 2) of windows of a quarter of the clip, their centres spread evenly over it.
+
+    The published code draws them at random, so that some parts of the time have no window near them. On small worlds that costs hundreds of
+    steps (docs/temporal-head.md).
+    """
+    centre_Q = (torch.arange(queries) + 0.5) / queries
+    return torch.logit(torch.stack((centre_Q, torch.full_like(centre_Q, 0.25)), -1))
+
+
 class MomentDecoder(nn.Module):
     """Q learnt windows, refined layer by layer."""
 
@@ -128,6 +138,8 @@ class MomentDecoder(nn.Module):
         super().__init__()
         self.width = width
         self.anchors = nn.Embedding(queries, 2)
+        with torch.no_grad():
+            self.anchors.weight.copy_(even_windows(queries))
         self.layers = nn.ModuleList(DecoderLayer(width, heads, inner, dropout, first=j == 0) for j in range(layers))
         self.norm = nn.LayerNorm(width)
         self.encode_window = Perceptron((width, width, width))
