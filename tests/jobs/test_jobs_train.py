@@ -243,7 +243,9 @@ def test_a_head_is_added_to_a_finished_run(finished, tmp_path, backbones):
     torch.testing.assert_close(found["tokens.inputs.temporal"], before["tokens.inputs.region"])
     torch.testing.assert_close(found["tokens.outputs.region"], before["tokens.outputs.region"])
     with pytest.raises(CheckpointError, match="nothing was saved for it"):
-        restore_state(load_run(Path(mapping["output"]), device="cpu").assembly, load_run_state(output, installed=["region", "temporal"]).state)
+        restore_state(
+            load_run(Path(mapping["output"]), device="cpu").assembly, load_run_state(output, installed=["region", "temporal"]).state
+        )
 
 
 def test_a_stage_weighs_heads_in_its_own_way(tmp_path, backbones):

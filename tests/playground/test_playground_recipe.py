@@ -32,15 +32,15 @@ def test_the_default_recipe_validates(tmp_path: Path, heads: tuple[str, ...]) ->
     assert all(stage.steps == max(1, round(stage.steps)) and stage.steps < 10 for stage in recipe.stages)
 
 
-def test_the_temporal_head_begins_with_its_own_stage(tmp_path: Path) -> None:
+def test_each_head_begins_with_its_own_stage(tmp_path: Path) -> None:
     mapping = default(("region", "temporal", "mask"), tmp_path / "run", samples=20, base="scratch", scale=0.01)
-    stages = {stage.name: stage for stage in load_recipe(json.loads(json.dumps(mapping)), head_configs=CONFIGS).stages}
-    assert stages["assign"].weights == {"temporal": 0.0}
-    for name in ("assign", "region"):
-        assert {"heads.region", "heads.mask"} <= stages[name].rates.keys()
-        assert not {"heads", "heads.temporal"} & stages[name].rates.keys()
-    assert all("heads" in stages[name].rates for name in ("temporal", "mask", "joint"))
-    assert stages["temporal"].weights["mask"] < 1
+    recipe = load_recipe(json.loads(json.dumps(mapping)), head_configs=CONFIGS)
+    stages = {stage.name: stage for stage in recipe.stages}
+    for name, begun in (("assign", ["region"]), ("region", ["region"]), ("temporal", ["region", "temporal"])):
+        assert [group for group in stages[name].rates if group.startswith("heads")] == [f"heads.{head}" for head in begun]
+        assert {head for head, weight in stages[name].weights.items() if weight == 0} == set(CONFIGS) - set(begun)
+    assert all("heads" in stages[name].rates and 0 not in stages[name].weights.values() for name in ("mask", "joint"))
+    assert recipe.heads["mask"].init_from == "region"
 
 
 class Guests:

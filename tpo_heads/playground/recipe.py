@@ -77,13 +77,14 @@ def default(
 
 def _head(name: str, wanted: Sequence[str], sam: Path | None) -> dict[str, Any]:
     if name == "temporal":
-        # Twelve steps of time and one event to find: small and without dropout, and of the losses those that bear on windows and highlights.
+        # Twelve steps of time, one event to find: small, without dropout, and of the losses those that bear on windows and highlights.
         sizes = {"hidden": 64, "attention_heads": 4, "inner_width": 128, "moment_queries": 4, "dummies": 4}
         layers = {"dummy_layers": 1, "text_layers": 1, "encoder_layers": 1, "decoder_layers": 2}
         losses = {"background_weight": 0.5, "saliency_weight": 1.0, "align_weight": 0.0, "distill_weight": 0.0, "orthogonal_weight": 0.0}
         return {**sizes, **layers, "dropout": 0.0, "input_dropout": 0.0, **losses}
     if name == "mask":
-        return {"sam": "tiny", "image_size": 64, "trains": "decoder", **({"weights": str(sam)} if sam else {})}
+        start = {"init_from": "region"} if "region" in wanted else {}
+        return {"sam": "tiny", "image_size": 64, "trains": "decoder", **({"weights": str(sam)} if sam else {}), **start}
     return {}
 
 
@@ -104,8 +105,7 @@ RATES = {
 }
 """Learning rates of adapter, tokens and heads. At 2e-3 the region head may stay on its first plateau; at 4e-3 moments are learnt later."""
 WEIGHTS = {
-    "assign": {"temporal": 0.0},
-    "temporal": {"region": 0.1, "mask": 0.05},
+    "temporal": {"region": 0.1},
     "mask": {"region": 0.3, "temporal": 0.3},
     "joint": {"region": 0.7, "temporal": 0.3, "mask": 0.7},
 }
@@ -115,15 +115,18 @@ WEIGHTS = {
 def _stages(wanted: Sequence[str], guests: Sequence[str], kinds: Sequence[str], scale: float) -> list[dict[str, Any]]:
     """Return the paper's three stages: assignment, each head with vision and connector frozen, all together with conversation.
 
-    A head that reads moments begins with its own stage: the few steps before it would only draw its windows together.
+    Heads begin in the order region, temporal, mask, each in its own stage: until then its loss counts nothing, and only its start token is
+    learnt. (The region head begins at once.) The mask head's tokens start as the region head's, which know where things are by then.
     """
     everyone = (*wanted, *guests)
+    order = {"assign": 0} | {head: place for place, head in enumerate(wanted)}
 
-    def stage(name: str, sources: dict[str, float], *, late: Sequence[str] = (), length: str = "") -> dict[str, Any]:
+    def stage(name: str, sources: dict[str, float], *, length: str = "") -> dict[str, Any]:
         steps, size = LENGTHS[length or name]
         lora, tokens, head_rate = RATES.get(length or name, RATES["head"])
+        late = [head for place, head in enumerate(wanted) if place > order.get(name, len(wanted))]
         heads = {f"heads.{head}": head_rate for head in everyone if head not in late} if late else {"heads": head_rate}
-        weights = {head: weight for head, weight in WEIGHTS.get(name, {}).items() if head in wanted}
+        weights = {head: weight for head, weight in WEIGHTS.get(name, {}).items() if head in wanted} | dict.fromkeys(late, 0.0)
         return {
             "name": name,
             "steps": max(1, round(steps * scale)),
@@ -137,10 +140,8 @@ def _stages(wanted: Sequence[str], guests: Sequence[str], kinds: Sequence[str], 
             "betas": [0.9, 0.98],
         }
 
-    moments = [head for head in ("temporal",) if head in wanted and len(everyone) > 1]
-    stages = [stage("assign", dict.fromkeys((*kinds, *guests), 1.0), late=moments)]
-    for head in wanted:
-        stages.append(stage(head, SHARES[head], late=moments if head == "region" else ()))
+    stages = [stage("assign", dict.fromkeys((*kinds, *guests), 1.0))]
+    stages += [stage(head, SHARES[head]) for head in wanted]
     stages += [stage(guest, {guest: 1.0}, length="guest") for guest in guests]
     return [*stages, stage("joint", SHARES["joint"] | dict.fromkeys(guests, 0.3))]
 
