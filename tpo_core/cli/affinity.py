@@ -27,17 +27,11 @@ def command(
     run: Path, model: str | None, output: Path | None, batches: int, batch_size: int, step: float, seed: int, as_json: bool
 ) -> None:
     """Measure which tasks of RUN help which: cosines of their gradients on shared weights, and one-step transfer to held-out records."""
+    from tpo_core.cli.opened import open_run
     from tpo_core.cli.output import echo, print_table
     from tpo_core.jobs.affinity import matrix_rows, measure_affinity
-    from tpo_core.jobs.load import load_run
-    from tpo_core.jobs.quiet import quiet_libraries
-    from tpo_core.plugins import load_plugins
 
-    quiet_libraries()
-    plugins = load_plugins()
-    loaded = load_run(run, model=model, plugins=plugins)
-    for note in loaded.missing.values():
-        echo(note, err=True)
+    loaded, plugins = open_run(run, model)
     folder = output or run / "affinity"
     found = measure_affinity(loaded, plugins, output=folder, batches=batches, batch_size=batch_size, step=step, seed=seed)
     if as_json:

@@ -31,23 +31,17 @@ def command(
     as_json: bool,
 ) -> None:
     """Score the model of RUN: each head's metrics beside chance, the conversation beside words alone; one line per record on disk."""
+    from tpo_core.cli.opened import open_run
     from tpo_core.cli.output import echo
     from tpo_core.cli.progress import TerminalListener, print_summary
     from tpo_core.config.recipe import Source
     from tpo_core.errors import ConfigError
     from tpo_core.jobs.listen import JobListener
-    from tpo_core.jobs.load import load_run
     from tpo_core.jobs.measure import measure_model
-    from tpo_core.jobs.quiet import quiet_libraries
     from tpo_core.jobs.sources import open_sources
     from tpo_core.model import GenerationOptions
-    from tpo_core.plugins import load_plugins
 
-    quiet_libraries()
-    plugins = load_plugins()
-    loaded = load_run(run, model=model, plugins=plugins)
-    for note in loaded.missing.values():
-        echo(note, err=True)
+    loaded, plugins = open_run(run, model)
     folder = output or run / "eval"
     given = [Source(name=Path(path).stem, path=path) for path in data] or list(loaded.recipe.data.test)
     if not given:

@@ -49,15 +49,11 @@ def command(
     as_json: bool,
 ) -> None:
     """Ask the model of RUN about pictures and clips: words, the heads' answers, and an annotated picture."""
+    from tpo_core.cli.opened import open_run
     from tpo_core.cli.output import echo
-    from tpo_core.jobs.load import load_run
-    from tpo_core.jobs.quiet import quiet_libraries
     from tpo_core.model import GenerationOptions
 
-    quiet_libraries()
-    loaded = load_run(run, model=model)
-    for note in loaded.missing.values():
-        echo(note, err=True)
+    loaded, _ = open_run(run, model)
     options = GenerationOptions(max_new_tokens=max_new_tokens, num_beams=beams, temperature=temperature)
     record = loaded.question(prompt, image=image, video=video, box=_box(box), box_head=box_head)
     prediction = loaded.answer(record, options)
