@@ -250,14 +250,14 @@ def test_a_head_is_added_to_a_finished_run(finished, tmp_path, backbones):
 
 def test_a_stage_weighs_heads_in_its_own_way(tmp_path, backbones):
     mapping = recipe(tmp_path, backbones["qwen3_vl"])
-    mapping["stages"][0]["weights"] = {"region": 0.0}
+    mapping["stages"][0]["weights"] = {"region": 0.25}
     train(mapping, test=False)
     for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines():
         row = json.loads(line)
         words = row["lm"] + row["assign"]
         boxes = 5 * row["region/l1"] + 2 * row["region/giou"]
         assert boxes > 0.1
-        assert row["loss"] == pytest.approx(words + (0 if row["stage"] == "first" else boxes), rel=1e-4)
+        assert row["loss"] == pytest.approx(words + boxes * (0.25 if row["stage"] == "first" else 1), rel=1e-4)
 
 
 def test_what_no_path_reaches_is_frozen_and_told(tmp_path, backbones):
@@ -288,3 +288,38 @@ def test_native_rows_of_another_folder_need_permission(tmp_path, backbones):
     with pytest.raises(DataError, match="outside"):
         train(mapping, test=False)
     assert data.exists()
+
+
+class Heard(JobListener):
+    """Keeps what was said."""
+
+    def __init__(self) -> None:
+        self.words: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.words.append(text)
+
+
+def test_pulls_are_measured_where_tasks_share_weights_that_train_and_the_rest_is_told(tmp_path, backbones):
+    mapping = recipe(tmp_path, backbones["qwen3_vl"])
+    mapping["loss"] = {"measure_every": 1}
+    mapping["stages"] = [{**stage, "steps": 1} for stage in mapping["stages"][:2]]
+    mapping["stages"][1]["train"] = {"heads": 1e-3}
+    heard = Heard()
+    train(mapping, listener=heard, test=False)
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [any(name.startswith("pull/") for name in row) for row in rows] == [True, False]
+    assert sum("not measured here" in words for words in heard.words) == 1
+
+
+def test_a_head_of_weight_0_is_not_run(tmp_path, backbones, monkeypatch):
+    from tpo_heads.region.head import RegionHead
+
+    mapping = recipe(tmp_path, backbones["qwen3_vl"])
+    mapping["stages"] = [{**mapping["stages"][0], "steps": 1, "weights": {"region": 0.0}}]
+    seen: list[int] = []
+    monkeypatch.setattr(RegionHead, "loss", lambda self, output, targets: seen.append(1) or {})
+    train(mapping, test=False)
+    (row,) = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert row["region/l1"] == 0
+    assert not seen

@@ -168,6 +168,11 @@ def test_a_stages_weight_of_a_head_goes_with_the_head() -> None:
     assert stage["weights"] == {"track": 0.1, "mask": 0.5}
 
 
+def test_a_stages_rate_of_muon_goes_with_the_head() -> None:
+    stage = {**CONFIG["stages"][0], "muon": {"heads.track": 0.1, "lora": 0.5}}
+    assert without_heads({**CONFIG, "stages": [stage]}, ["track"])["stages"][0]["muon"] == {"lora": 0.5}
+
+
 def test_only_the_newest_are_kept(tmp_path: Path) -> None:
     folder = RunFolder.open(tmp_path, info(), resume=False, keep=2)
     for step in (1, 2, 3, 9, 10):

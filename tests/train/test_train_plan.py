@@ -27,6 +27,7 @@ from tpo_core.train import (
     make_accelerator,
     micro_batches,
     rate_factor,
+    resolve_muon_rates,
     resolve_rates,
     stage_steps,
 )
@@ -149,6 +150,62 @@ def test_optimizer_groups() -> None:
     ]
     with pytest.raises(TrainError, match="nothing to train, all parameters of connector are frozen"):
         build_optimizer(model, {"connector": 1.0}, stage())
+
+
+def test_muon_moves_the_matrices_of_the_groups_that_ask_for_it() -> None:
+    model = reach(Toy())
+    model.heads["mask"].head.append(nn.Embedding(3, 2))
+    optimizer = build_optimizer(model, {"lora": 0.5, "heads.mask": 0.25}, stage(weight_decay=0.1), muon={"heads.mask": 0.02})
+    found = [(entry["group"], entry["lr"], entry.get("muon", False), entry["names"]) for entry in optimizer.param_groups]
+    assert found == [
+        ("lora", 0.5, False, ["lora.weight"]),
+        ("lora", 0.5, False, ["norm.weight", "norm.bias"]),
+        ("heads.mask", 0.25, False, ["heads.mask.head.3.weight"]),
+        ("heads.mask", 0.25, False, ["heads.mask.head.0.bias", "heads.mask.head.2.bias"]),
+        ("heads.mask", 0.02, True, ["heads.mask.head.0.weight", "heads.mask.head.2.weight"]),
+    ]
+
+
+def test_a_step_of_muon_is_a_rotation_of_the_length_that_the_rate_says() -> None:
+    """A gradient with singular values 10, 1, .1 moves all three directions alike; the vector beside it moves as AdamW moves it."""
+    model = reach(Toy())
+    weight, bias = model.heads["mask"].head[0].weight, model.heads["mask"].head[0].bias
+    optimizer = build_optimizer(model, {"heads.mask": 0.25}, stage(weight_decay=0.0), muon={"heads.mask": 0.02})
+    left, _, right = torch.linalg.svd(torch.randn(5, 6, generator=torch.Generator().manual_seed(1)), full_matrices=False)
+    weight.grad = left @ torch.diag(torch.tensor([10.0, 3.0, 1.0, 0.3, 0.1])) @ right
+    bias.grad = torch.tensor([1.0, -2.0, 3.0, -4.0, 5.0])
+    before = weight.detach().clone(), bias.detach().clone()
+    optimizer.step()
+    turned = torch.linalg.svdvals(before[0] - weight.detach())
+    # 0.2 * sqrt(longer side) * rate, to the accuracy of five Newton-Schulz steps in half precision.
+    assert ((turned / (0.2 * 6**0.5 * 0.02) > 0.5) & (turned / (0.2 * 6**0.5 * 0.02) < 1.3)).all()
+    assert torch.allclose(before[1] - bias.detach(), 0.25 * bias.grad.sign())
+
+
+def test_rates_reach_muon_after_its_state_was_loaded() -> None:
+    """Accelerate loads an optimizer's state into it when it prepares it: the rates set afterwards must still count."""
+    model = reach(Toy())
+    optimizer = build_optimizer(model, {"heads.mask": 0.25}, stage(weight_decay=0.0), muon={"heads.mask": 0.02})
+    optimizer.load_state_dict(optimizer.state_dict())
+    for entry in optimizer.param_groups:
+        entry["lr"] = 0.0
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    for parameter in model.heads["mask"].parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    assert all(torch.equal(before[name], parameter) for name, parameter in model.named_parameters())
+    assert {key for held in optimizer.state.values() for key in held} == {"step", "exp_avg", "exp_avg_sq", "momentum_buffer"}
+
+
+def test_muon_needs_groups_that_train() -> None:
+    groups = ["lora", "heads.mask", "heads.region"]
+    some = stage(train={"lora": 1.0, "heads": 2.0}, muon={"heads": 0.1, "heads.region": 0.2})
+    assert resolve_muon_rates(some, groups) == {"heads.mask": 0.1, "heads.region": 0.2}
+    assert resolve_muon_rates(stage(train={"lora": 1.0}), groups) == {}
+    with pytest.raises(ConfigError, match=r"muon names the group 'lora', which does not train; give it a rate under train too"):
+        resolve_muon_rates(stage(train={"heads": 1.0}, muon={"lora": 0.1}), groups)
+    with pytest.raises(ConfigError, match=r"muon names the group 'heads.masc', which this model has not"):
+        resolve_muon_rates(stage(train={"heads": 1.0}, muon={"heads.masc": 0.1}), groups)
 
 
 def test_a_parameter_in_two_groups_is_refused() -> None:

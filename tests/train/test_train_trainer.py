@@ -50,10 +50,10 @@ def replaced(state: TrainerState, *, steps: int) -> TrainerState:
     return TrainerState(mark, state.optimizer, state.rng, state.balance)
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_resume_is_exact(workers: int) -> None:
+@pytest.mark.parametrize(("workers", "muon"), [(0, {}), (2, {}), (0, {"heads": 0.02, "lora": 0.02})])
+def test_resume_is_exact(workers: int, muon: dict[str, float]) -> None:
     """Six steps in one go, and three, a checkpoint, three: the same weights, moments and random numbers, with dropout."""
-    config = stage(micro_batch=5, warmup=2, min_lr_ratio=0.1)
+    config = stage(micro_batch=5, warmup=2, min_lr_ratio=0.1, muon=muon)
     straight = Toy(dropout=0.3)
     saved: list[tuple[TrainerState, dict[str, torch.Tensor]]] = []
 

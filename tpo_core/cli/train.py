@@ -85,6 +85,12 @@ def command(
     if dry_run:
         _dry_run(recipe, plugins, as_json=as_json)
         return
+    from tpo_core.cli.launch import launch, processes_here
+
+    count = processes_here(recipe.trainer.processes)
+    if count > 1:
+        # What was written above (the playground) is found by the processes as it is.
+        click.get_current_context().exit(launch(sys.argv[1:], count))
     _train(recipe, plugins, resume=resume, as_json=as_json)
 
 

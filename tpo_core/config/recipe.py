@@ -108,6 +108,11 @@ class StageConfig(Part):
     train: dict[str, Rate | None] = Field(
         description="learning rate per group: vision, connector, llm, lora, tokens, heads, or one as heads.<name>; absent or null: frozen"
     )
+    muon: dict[str, Rate] = Field(
+        {},
+        description="groups (keys as in train, which must train there) whose weight matrices Muon moves, at this rate; embeddings, biases "
+        "and norms stay with AdamW at the rate in train",
+    )
     sources: dict[str, float] | None = Field(None, description="weight of each source of data.train in this stage; null: as in data.train")
     weights: dict[str, Annotated[float, Field(ge=0)]] = Field(
         {}, description="weight of heads' losses in this stage, by head; others keep heads.<name>.weight"
@@ -164,6 +169,11 @@ class TrainerConfig(Part):
     )
     report: bool = Field(True, description="write report.html (curves, figures, predictions with pictures) at the end")
     bf16: Literal["auto"] | bool = Field("auto", description="compute in bfloat16; auto: where the device has it")
+    processes: int = Field(
+        1,
+        ge=1,
+        description="processes that `tpo train` starts on this machine (DDP), at most one per GPU or CPU thread; other launchers: leave 1",
+    )
     distributed: Literal["auto", "none", "ddp", "fsdp2"] = Field(
         "auto", description="what the launcher must have set up; auto: whatever it did"
     )

@@ -143,7 +143,7 @@ def _names(rows: Iterable[Row]) -> list[str]:
     return list(dict.fromkeys(name for row in rows for name in row))
 
 
-_OTHERS = ("lr/", "pull/", "cosine/", "factor/")
+_OTHERS = ("lr/", "muon/", "pull/", "cosine/", "factor/")
 
 
 def _is_term(name: str) -> bool:

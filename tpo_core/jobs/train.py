@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from tpo_core.config.recipe import Recipe, StageConfig
 from tpo_core.data.mixture import Draw
 from tpo_core.data.quarantine import Quarantine
@@ -34,6 +36,7 @@ from tpo_core.train import (
     Loader,
     StepHook,
     Trainer,
+    add_over_processes,
     fixed_parameters,
     freeze,
     freeze_unreached,
@@ -109,7 +112,8 @@ class TrainJob:
             resumed = start if start is not None and start.mark.index == index and not start.mark.finished else None
             state = self._stage(index, stage, state, resumed)
             self._measure_stage(index, state)
-        summary = self._report(output, state, began)
+        elsewhere = self._used_elsewhere()
+        summary = self._report(output, state, began, elsewhere)
         self._accelerator.end_training()
         return summary
 
@@ -219,7 +223,10 @@ class TrainJob:
         if loss.balance == "fixed" and loss.measure_every is None:
             return None
         shared = shared_parameters(assembly.model) if loss.measure_every is not None else []
-        return Balance(loss.balance, assembly.model.terms(), shared=shared, measure_every=loss.measure_every)
+        every = loss.measure_every if shared else None
+        if every is None and loss.measure_every is not None:
+            self.listener.say("this stage trains no weights that tasks share, so their pulls on them are not measured here")
+        return Balance(loss.balance, assembly.model.terms(), shared=shared, measure_every=every)
 
     def _save(self, assembly: Assembly, trained: frozenset[str], trainer: TrainerState) -> Path | None:
         state = capture_state(assembly, trained)
@@ -277,7 +284,15 @@ class TrainJob:
                 self.listener.say(f"{folder} has no head {head.name!r}: it is added, untrained")
         return loaded.state
 
-    def _report(self, output: Path, state: RunState | None, began: float) -> dict[str, Any]:
+    def _used_elsewhere(self) -> tuple[float, float]:
+        """Return CPU seconds and peak bytes of the other processes, on the main one, which has the machine to itself from here on."""
+        mine = torch.tensor([time.process_time(), _peak_bytes()], dtype=torch.float64)
+        seconds, peak = (add_over_processes(mine, self._accelerator) - mine).tolist()
+        if self._accelerator.num_processes > 1 and self._accelerator.device.type == "cpu":
+            torch.set_num_threads(torch.get_num_threads() * self._accelerator.num_processes)
+        return seconds, peak
+
+    def _report(self, output: Path, state: RunState | None, began: float, elsewhere: tuple[float, float]) -> dict[str, Any]:
         if not self._accelerator.is_main_process or self._folder is None:
             return {}
         assembly = self._last
@@ -300,12 +315,11 @@ class TrainJob:
             )
             if self.recipe.trainer.eval_after_stage:
                 figures["stages"] = self._stage_figures(figures)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         summary = {
             **figures,
             "seconds": round(time.perf_counter() - began, 1),
-            "cpu_seconds": round(time.process_time(), 1),
-            "peak_rss_bytes": peak,
+            "cpu_seconds": round(time.process_time() + elsewhere[0], 1),
+            "peak_rss_bytes": _peak_bytes() + int(elsewhere[1]),
             "bad_rows": len(self._quarantine),
             "steps": self._global_step,
             "output": str(output),
@@ -335,6 +349,10 @@ class TrainJob:
         paths = {stage.name: _stage_file(self.recipe.output, stage) for stage in earlier}
         found = {name: json.loads(path.read_text("utf-8")) for name, path in paths.items() if path.exists()}
         return {**found, final.name: {key: last[key] for key in ("heads", "conversation")}}
+
+
+def _peak_bytes() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _stage_file(output: str, stage: StageConfig) -> Path:

@@ -43,7 +43,7 @@ class HeadSlot(nn.Module):
         """Return this micro-batch's share of the head's weighted loss, and each term's unweighted share by ``<head>/<term>``.
 
         Args:
-            queries: N of them; N may be 0.
+            queries: N of them; N may be 0. A slot of weight 0 does not ask its head.
             targets: stacked over N.
             denominators: summed counts of the whole optimiser step, with keys ``<head>/<term>``.
 
@@ -51,7 +51,7 @@ class HeadSlot(nn.Module):
             ValueError: the head's loss is not {term: (N,)} with finite shapes and known terms.
         """
         loss = self.touch(queries.states_NSD)
-        if len(queries) == 0:
+        if len(queries) == 0 or self.weight == 0:
             return loss, {}
         if self.detach:
             queries = _detached(queries)

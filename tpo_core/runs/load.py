@@ -154,8 +154,9 @@ def without_heads(config: dict[str, Any], absent: Collection[str]) -> dict[str, 
     for stage in result.get("stages") or ():
         if stage.get("heads") is not None:
             stage["heads"] = [name for name in stage["heads"] if name not in absent]
-        for group in [group for group in stage["train"] if group.partition(".")[2] in absent]:
-            del stage["train"][group]
+        for rates in (stage["train"], stage.get("muon", {})):
+            for group in [group for group in rates if group.partition(".")[2] in absent]:
+                del rates[group]
         for name in absent & stage.get("weights", {}).keys():
             del stage["weights"][name]
     return result

@@ -7,7 +7,8 @@ from tpo_core.train.freeze import TrainableModule, fixed_parameters, freeze, fre
 from tpo_core.train.launch import assert_distributed, make_accelerator, run_on_main
 from tpo_core.train.loader import BadRow, Draws, Loader, StepBatches, StepSource
 from tpo_core.train.observe import Observer, Observers, StagePlan, StepHook, StepReport
-from tpo_core.train.plan import describe_rates, micro_batches, rate_factor, resolve_rates, stage_steps
+from tpo_core.train.plan import describe_rates, micro_batches, rate_factor, resolve_muon_rates, resolve_rates, stage_steps
+from tpo_core.train.step import add_over_processes
 from tpo_core.train.trainer import Trainer
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "StepSource",
     "TrainableModule",
     "Trainer",
+    "add_over_processes",
     "assert_distributed",
     "describe_rates",
     "fixed_parameters",
@@ -38,6 +40,7 @@ __all__ = [
     "owner_of",
     "pulls_of",
     "rate_factor",
+    "resolve_muon_rates",
     "resolve_rates",
     "run_on_main",
     "shared_parameters",

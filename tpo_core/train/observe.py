@@ -39,8 +39,8 @@ class StepReport:
 
     Args:
         step: steps done in the stage. global_step: in all stages.
-        metrics: ``loss``; each term's share by its key; ``grad_norm``; ``lr/<group>``; ``samples``, ``tokens``, ``bad_rows``;
-            ``samples_per_s``, ``tokens_per_s``, ``seconds`` (since the step before).
+        metrics: ``loss``; each term's share by its key; ``grad_norm``; ``lr/<group>`` and ``muon/<group>``; ``samples``, ``tokens``,
+            ``bad_rows``; ``samples_per_s``, ``tokens_per_s``, ``seconds`` (since the step before).
     """
 
     step: int

@@ -1,4 +1,6 @@
-"""AdamW over named groups; its state by parameter name, so that it survives a change of order and of process count."""
+"""AdamW, with Muon for matrices where a stage wants it, over named groups; its state by parameter name, so that it survives a change of
+order and of process count.
+"""
 
 from __future__ import annotations
 
@@ -14,40 +16,89 @@ from tpo_core.runs.state import whole
 from tpo_core.types import Tensors, Trainable
 
 
-def build_optimizer(model: Trainable, rates: Mapping[str, float], stage: StageConfig) -> torch.optim.AdamW:
+class AdamWMuon(torch.optim.Optimizer):
+    """Two optimizers as one: AdamW and Muon (Jordan 2024), each over its own entries of `param_groups`, with one state.
+
+    Muon's step is a nearly orthogonal matrix, scaled as `match_rms_adamw` does: 0.2 of the rate per number, whatever the shape.
+    """
+
+    def __init__(self, adamw: list[dict[str, Any]], muon: list[dict[str, Any]], stage: StageConfig) -> None:
+        super().__init__([*adamw, *muon], {"muon": False})
+        self.adamw = torch.optim.AdamW(adamw, betas=stage.betas, eps=stage.eps) if adamw else None
+        self.muon = torch.optim.Muon(muon, adjust_lr_fn="match_rms_adamw")
+        parts = [part for part in (self.adamw, self.muon) if part is not None]
+        # With every option of its own.
+        self.param_groups = [entry for part in parts for entry in part.param_groups]
+
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]  # torch's has overloads for a closure that nobody gives here
+        """Move all parameters that have a gradient."""
+        for part, muon in ((self.adamw, False), (self.muon, True)):
+            if part is not None:
+                # Loading a state puts new objects in the place of these.
+                part.state = self.state
+                part.param_groups = [entry for entry in self.param_groups if entry.get("muon", False) is muon]
+                part.step()
+
+
+def build_optimizer(
+    model: Trainable, rates: Mapping[str, float], stage: StageConfig, *, muon: Mapping[str, float] | None = None
+) -> torch.optim.Optimizer:
     """Return AdamW over the trainable parameters of these groups; biases, norms and other vectors do not decay.
 
-    Each entry of `param_groups` has ``group``, ``names`` (one per parameter) and ``base_lr`` beside torch's own keys.
+    Each entry of `param_groups` has ``group``, ``names`` (one per parameter) and ``base_lr`` beside torch's own keys, and ``muon`` where it
+    is Muon's.
+
+    Args:
+        rates: of AdamW, by group.
+        muon: of Muon, by group: it moves these groups' weight matrices (not embeddings).
 
     Raises:
-        TrainError: nothing is trainable, or a parameter stands in two groups.
+        TrainError: nothing is trainable, a parameter stands in two groups, or Muon is wanted for sharded parameters.
     """
-    entries: list[dict[str, Any]] = []
+    tables = {id(p) for m in _modules(model) if isinstance(m, nn.Embedding) for p in m.parameters(recurse=False)}
+    kept: list[dict[str, Any]] = []
+    turned: list[dict[str, Any]] = []
     owner: dict[int, str] = {}
     for group, parameters in model.groups().items():
         if group not in rates:
             continue
-        for decays in (True, False):
-            chosen = {name: p for name, p in parameters.items() if p.requires_grad and _decays(name, p) is decays}
-            for name, parameter in chosen.items():
-                other = owner.setdefault(id(parameter), f"{group}/{name}")
-                if other != f"{group}/{name}":
-                    raise TrainError(f"parameter {name!r} stands in two groups, as {other} and {group}/{name}; leave it in one")
-            if chosen:
-                entries.append(
-                    {
-                        "params": list(chosen.values()),
-                        "names": list(chosen),
-                        "group": group,
-                        "base_lr": rates[group],
-                        "lr": rates[group],
-                        "weight_decay": stage.weight_decay if decays else 0.0,
-                    }
+        kinds: dict[tuple[bool, bool], dict[str, nn.Parameter]] = {}
+        for name, parameter in parameters.items():
+            if not parameter.requires_grad:
+                continue
+            other = owner.setdefault(id(parameter), f"{group}/{name}")
+            if other != f"{group}/{name}":
+                raise TrainError(f"parameter {name!r} stands in two groups, as {other} and {group}/{name}; leave it in one")
+            turns = group in (muon or {}) and parameter.ndim == 2 and name.endswith("weight") and id(parameter) not in tables
+            if turns and _is_sharded(parameter):
+                raise TrainError(
+                    f"stage {stage.name!r}: muon moves whole matrices, but those of {group} are sharded; leave muon out under FSDP2"
                 )
-    if not entries:
+            kinds.setdefault((turns, _decays(name, parameter)), {})[name] = parameter
+        for (turns, decays), chosen in sorted(kinds.items(), key=lambda item: (item[0][0], not item[0][1])):
+            rate = muon[group] if turns and muon else rates[group]
+            entry = {
+                "params": list(chosen.values()),
+                "names": list(chosen),
+                "group": group,
+                "base_lr": rate,
+                "lr": rate,
+                "weight_decay": stage.weight_decay if decays else 0.0,
+            }
+            if turns:
+                turned.append({**entry, "muon": True})
+            else:
+                kept.append(entry)
+    if not kept and not turned:
         raise TrainError(f"stage {stage.name!r}: nothing to train, all parameters of {', '.join(rates) or 'no group'} are frozen")
-    sharded = any(_is_sharded(p) for entry in entries for p in entry["params"])
-    return torch.optim.AdamW(entries, betas=stage.betas, eps=stage.eps, foreach=False if sharded else None)
+    if turned:
+        return AdamWMuon(kept, turned, stage)
+    sharded = any(_is_sharded(p) for entry in kept for p in entry["params"])
+    return torch.optim.AdamW(kept, betas=stage.betas, eps=stage.eps, foreach=False if sharded else None)
+
+
+def _modules(model: Trainable) -> list[nn.Module]:
+    return list(model.modules()) if isinstance(model, nn.Module) else []
 
 
 def _decays(name: str, parameter: nn.Parameter) -> bool:

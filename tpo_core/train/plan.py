@@ -17,17 +17,34 @@ def resolve_rates(stage: StageConfig, groups: Iterable[str]) -> dict[str, float]
     Raises:
         ConfigError: the stage names a group that the model has not.
     """
+    return _resolve(stage, "train", stage.train, list(groups))
+
+
+def resolve_muon_rates(stage: StageConfig, groups: Iterable[str]) -> dict[str, float]:
+    """Return the rate of Muon for each of the model's groups whose matrices it moves in this stage, in the model's order.
+
+    Raises:
+        ConfigError: the stage names a group that the model has not, or that does not train.
+    """
     groups = list(groups)
-    for key in stage.rates:
-        if not any(_covers(key, group) for group in groups):
+    rates = _resolve(stage, "muon", stage.muon, groups)
+    frozen = [group for group in rates if group not in resolve_rates(stage, groups)]
+    if frozen:
+        raise ConfigError(f"stage {stage.name!r}: muon names the group {frozen[0]!r}, which does not train; give it a rate under train too")
+    return rates
+
+
+def _resolve(stage: StageConfig, option: str, given: Mapping[str, float | None], groups: list[str]) -> dict[str, float]:
+    for key, rate in given.items():
+        if rate is not None and not any(_covers(key, group) for group in groups):
             near = did_you_mean(key, groups) or f" It has: {', '.join(groups)}"
-            raise ConfigError(f"stage {stage.name!r}: train names the group {key!r}, which this model has not.{near}")
+            raise ConfigError(f"stage {stage.name!r}: {option} names the group {key!r}, which this model has not.{near}")
     rates: dict[str, float] = {}
     for group in groups:
-        covering = [key for key in stage.train if _covers(key, group)]
+        covering = [key for key in given if _covers(key, group)]
         if not covering or not _takes_part(group, stage):
             continue
-        rate = stage.train[max(covering, key=len)]
+        rate = given[max(covering, key=len)]
         if rate is not None:
             rates[group] = rate
     return rates

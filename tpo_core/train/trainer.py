@@ -18,7 +18,7 @@ from tpo_core.train.balance import Balance
 from tpo_core.train.loader import StepBatches, StepSource
 from tpo_core.train.observe import Observer, Observers, StagePlan, StepReport
 from tpo_core.train.optimizer import build_optimizer, named_parameters, optimizer_state, restore_optimizer
-from tpo_core.train.plan import rate_factor, resolve_rates
+from tpo_core.train.plan import rate_factor, resolve_muon_rates, resolve_rates
 from tpo_core.train.rng import gather_rng, restore_rank_rng, seed_rng
 from tpo_core.train.step import LOSS, Totals, clear_gradients, clip_gradients, count_step, not_finite, run_micro_batches, sum_metrics
 from tpo_core.types import Trainable
@@ -84,7 +84,8 @@ class Trainer:
         self._observers = Observers(observers if accelerator.is_main_process else ())
         # What is sharded already was wrapped by the caller.
         self._prepared = not any(hasattr(parameter, "full_tensor") for parameter in model.parameters())
-        self.optimizer: Optimizer = build_optimizer(self.model, self.rates, stage)
+        muon = resolve_muon_rates(stage, self.model.groups())
+        self.optimizer: Optimizer = build_optimizer(self.model, self.rates, stage, muon=muon)
         self._wrapped = model
         if self._prepared:
             self._wrapped, self.optimizer = accelerator.prepare(model, self.optimizer)
@@ -200,7 +201,7 @@ class Trainer:
             **metrics,
             **({} if self.balance is None else self.balance.metrics()),
             "grad_norm": norm,
-            **{f"lr/{entry['group']}": float(entry["lr"]) for entry in self.optimizer.param_groups},
+            **{f"{'muon' if entry.get('muon') else 'lr'}/{entry['group']}": float(entry["lr"]) for entry in self.optimizer.param_groups},
             "samples": totals.samples,
             "tokens": totals.tokens,
             "bad_rows": totals.bad,
