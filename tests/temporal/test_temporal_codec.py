@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from tpo_core.stack import stack_rows
 from tpo_core.testing import ArrayMedia
 from tpo_core.types import BackboneView, ClipView, FrameFeatures, Queries, Target, Widths
-from tpo_heads.temporal.codec import TemporalCodec
+from tpo_heads.temporal.codec import TemporalCodec, window_contrast
 from tpo_heads.temporal.config import TemporalConfig
 from tpo_heads.temporal.head import TemporalHead
 from tpo_heads.temporal.windows import frames_of_piece, iou_pairwise, merge_highlights, pieces, suppress
@@ -166,6 +166,22 @@ def test_options_of_the_answer() -> None:
     assert [w[2] for w in codec(min_score=0.1).decode(row, view(10.0))["windows"]] == [0.9, 0.8]
     assert [w[2] for w in codec(nms=0.5).decode(row, view(10.0))["windows"]] == [0.9, 0.05]
     assert codec(round_to=2.0).decode(row, view(10.0))["windows"] == [[0.0, 4.0, 0.9], [0.0, 4.0, 0.8], [6.0, 8.0, 0.05]]
+
+
+def test_windows_may_be_ranked_by_their_saliency_as_well() -> None:
+    """Two windows of equal class: the one over the salient steps wins, by the log-odds that a hand would write."""
+    row = output([[0, 4], [6, 8]], [0.5, 0.5]) | {
+        "steps": torch.tensor([[float(i), i + 1.0] for i in range(10)]),
+        "saliency": torch.tensor([0.0] * 6 + [0.6, 0.6] + [0.0] * 2),
+        "valid": torch.ones(10, dtype=torch.bool),
+    }
+    assert codec().decode(row, view(10.0))["windows"][0][:2] == [0.0, 4.0]
+    best, other = codec(saliency_rank=10.0).decode(row, view(10.0))["windows"]
+    assert (best[:2], other[:2]) == ([6.0, 8.0], [0.0, 4.0])
+    assert best[2] == pytest.approx(1 / (1 + 2.718281828**-6), abs=1e-3)
+    assert other[2] == pytest.approx(1 / (1 + 2.718281828**2), abs=1e-3)
+    whole = window_contrast(torch.tensor([[0.0, 10.0], [3.2, 3.3]]).double(), row["steps"].double(), row["saliency"].double(), row["valid"])
+    assert whole.tolist() == [0.0, 0.0]
 
 
 def test_a_diverged_head_is_told() -> None:

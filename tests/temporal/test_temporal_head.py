@@ -16,6 +16,7 @@ from tpo_heads.temporal import matching
 from tpo_heads.temporal.config import TemporalConfig
 from tpo_heads.temporal.head import TemporalHead
 from tpo_heads.temporal.network import CGDETR
+from tpo_heads.temporal.pooling import QueryPooling, deviation
 from tpo_heads.temporal.published import convert, rules
 
 D, V, T, P = 16, 12, 6, 5
@@ -106,12 +107,35 @@ def test_frames_are_pooled_by_what_is_asked() -> None:
     by_mean = build(pooling="mean").pool
     assert by_query is not None
     assert by_mean is not None
-    states = queries.states_NSD.mean(1)
-    asked = by_query(queries.features, queries.media_N, states)
+    question = (queries.states_NSD.mean(1), queries.words_NWD, queries.words_valid_NW)
+    asked = by_query(queries.features, queries.media_N, *question)
     assert not torch.allclose(asked[0], asked[1], atol=1e-3)
-    plain = by_mean(queries.features, queries.media_N, states)
+    plain = by_mean(queries.features, queries.media_N, *question)
     torch.testing.assert_close(plain[0], queries.features.frames_MTPV[0].mean(1))
     torch.testing.assert_close(plain[0], plain[1])
+
+
+def test_what_to_look_for_is_read_off_the_words_and_off_the_embedding_only_where_there_are_none() -> None:
+    queries = ask([0, 0], videos=[1])
+    pool = build(pooling="query").pool
+    assert isinstance(pool, QueryPooling)
+    states, words, seen = queries.states_NSD.mean(1), queries.words_NWD, queries.words_valid_NW
+    wanted = pool._query(states, words, seen)
+    assert torch.equal(pool._query(states + 1, words, seen), wanted)
+    assert not torch.allclose(pool._query(states, words.flip(0), seen), wanted)
+    # A word that is padding says nothing, however loud.
+    padded = torch.cat((words, 99 * torch.ones_like(words)), 1), torch.cat((seen, torch.zeros_like(seen)), 1)
+    torch.testing.assert_close(pool._query(states, *padded), wanted)
+    mute = torch.zeros_like(seen)
+    torch.testing.assert_close(pool._query(states, words, mute), pool._query(states, states[:, None], mute[:, :1] | True))
+
+
+def test_deviation_by_hand() -> None:
+    values = torch.tensor([[[1.0], [1.0], [4.0], [99.0]], [[2.0], [2.0], [2.0], [2.0]]])
+    valid = torch.tensor([[True, True, True, False], [True] * 4])
+    # The mean of 1, 1, 4 is 2; the mean square of -1, -1, 2 is 2.
+    expected = torch.tensor([[[-1.0], [-1.0], [2.0], [0.0]], [[0.0]] * 4]) / 2**0.5
+    torch.testing.assert_close(deviation(values, valid), expected, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("videos", [[1, 2], [1, 1]])

@@ -166,6 +166,9 @@ class TemporalCodec(Codec[TemporalConfig]):
         seconds_Q2 = cxw_to_xx(span_Q2) * output["length"].double() + output["origin"].double()
         if not bool(torch.isfinite(seconds_Q2).all() and torch.isfinite(score_Q).all()):
             raise ValueError("the temporal head gave windows that are not finite; the model has diverged")
+        if self.config.saliency_rank > 0 and "saliency" in output:
+            contrast_Q = window_contrast(seconds_Q2, output["steps"].double(), output["saliency"].double(), output["valid"].bool())
+            score_Q = (torch.logit(score_Q, eps=1e-6) + self.config.saliency_rank * contrast_Q).sigmoid()
         if self.config.round_to > 0:
             seconds_Q2 = (seconds_Q2 / self.config.round_to).round() * self.config.round_to
         seconds_Q2 = seconds_Q2.clamp(0, clip.media.duration)
@@ -248,6 +251,16 @@ _WRITTEN = re.compile(r"\bfrom\s+(\d+(?:\.\d+)?)\s+to\s+(\d+(?:\.\d+)?)\s+second
 
 def _rounded(windows: Sequence[Scored]) -> list[Scored]:
     return [[round(value, 4) for value in window] for window in windows]
+
+
+def window_contrast(seconds_Q2: Tensor, steps_T2: Tensor, saliency_T: Tensor, valid_T: Tensor) -> Tensor:
+    """Return the mean saliency of the steps whose middle lies in a window, less that of the others, (Q,); 0 where either are none."""
+    middle_T = steps_T2.mean(-1)
+    inside_QT = (middle_T >= seconds_Q2[:, :1]) & (middle_T < seconds_Q2[:, 1:]) & valid_T
+    outside_QT = ~inside_QT & valid_T
+    means = [(part.double() @ saliency_T) / part.sum(-1).clamp(min=1) for part in (inside_QT, outside_QT)]
+    both_Q = inside_QT.any(-1) & outside_QT.any(-1)
+    return (means[0] - means[1]) * both_Q
 
 
 def _describe(windows: Sequence[Scored]) -> str:

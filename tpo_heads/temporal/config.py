@@ -41,7 +41,7 @@ class TemporalConfig(HeadConfig):
     source: Literal["backbone", "files"] = Field("backbone", description="features that the model computed, or precomputed ones")
     files: FeatureFiles | None = Field(None, description="where precomputed features lie, for source: files")
     pooling: Literal["query", "mean"] = Field(
-        "query", description="a frame's tokens become one vector: by attention of the task embedding, or by their mean"
+        "query", description="a frame's tokens become one vector: by attention of the question, or by their mean"
     )
 
     hidden: int = Field(256, ge=8, description="width of the head; a multiple of 4 and of attention_heads")
@@ -82,6 +82,12 @@ class TemporalConfig(HeadConfig):
 
     window_seconds: float = Field(150.0, gt=0, description="longer clips are predicted in overlapping windows of this length")
     window_overlap: float = Field(0.5, ge=0, lt=1, description="share of a window that the next one repeats")
+    saliency_rank: float = Field(
+        0.0,
+        ge=0,
+        description="how much a window's saliency, less that outside it, adds to its score's log-odds in the answer; published: 0. The "
+        "saliency is learnt long before the windows' classes are",
+    )
     min_score: float = Field(0.0, ge=0, lt=1, description="windows that do not score above this are left out of the answer")
     nms: float | None = Field(None, gt=0, le=1, description="drop windows whose IoU with a better one is above this; null keeps all")
     merge_nms: float = Field(0.7, gt=0, le=1, description="the same where windows of a long clip are merged")

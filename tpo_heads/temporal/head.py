@@ -138,7 +138,8 @@ class TemporalHead(Head[TemporalConfig]):
         media_N = media_N.to(features.frames_MTPV.device)
         valid_MT = features.valid_MTP.any(-1)
         steps_MT2 = tile_steps(features.time_MT2, valid_MT, inputs["window"])
-        return self.pool(features, media_N, queries.states_NSD.mean(1)), steps_MT2[media_N], valid_MT[media_N]
+        clips_NTV = self.pool(features, media_N, queries.states_NSD.mean(1), queries.words_NWD, queries.words_valid_NW)
+        return clips_NTV, steps_MT2[media_N], valid_MT[media_N]
 
     def _text(self, queries: Queries) -> tuple[Tensor, Tensor]:
         """Return words with the task embedding as further words, (N, L, D or the word files' width), and which are valid.
