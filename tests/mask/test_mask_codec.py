@@ -263,6 +263,7 @@ def test_pieces_merge_in_order(bench: Any) -> None:
     ("options", "words"),
     [
         ({"objective": "distil", "num_prompt_tokens": 1}, "imitates SAM2's box prompt"),
+        ({"anchor": "box", "num_prompt_tokens": 4}, "anchor box adds to SAM2's box prompt"),
         ({"trains": "all", "cache_dir": "x"}, "cache_dir cannot keep"),
         ({"sam": "tiny", "weights": "hub"}, "no published weights"),
         ({"sam": "huge"}, "sam2.1_hiera_l"),

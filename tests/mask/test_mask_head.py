@@ -45,6 +45,7 @@ def box_prompt(frame: int = 0, box: tuple[int, ...] = (8, 12, 40, 36)) -> Target
         ({"trains": "all", "train_frames": 1}, "all"),
         ({"trains": "decoder", "objective": "both"}, "decoder"),
         ({"trains": "decoder", "objective": "distil"}, "none"),
+        ({"trains": "decoder", "anchor": "box"}, "decoder"),
     ],
     ids=str,
 )
@@ -189,6 +190,21 @@ def test_distilling_runs_no_layer_of_sam2(bench: Any, monkeypatch: pytest.Monkey
     torch.testing.assert_close(losses["aux_box"], (box - targets["boxes"][:, 0]).abs().mean(dim=1))
 
 
+def test_an_anchored_adapter_begins_as_sam2_with_the_box_that_it_reads(bench: Any) -> None:
+    """The prompt is SAM2's own for the box read off the embedding, plus the adapter's tokens; the box is learnt with pixels too."""
+    config = MaskConfig(anchor="box")
+    head = bench.head(config).train()
+    queries, targets = bench.batch(config, [bench.clip(bench.media(3), moving(bench, 3))])
+    with torch.no_grad():
+        head.adapter.layers[-1].weight.zero_()
+        output = head(queries, targets)
+    torch.testing.assert_close(output["tokens"], corner_tokens(head.sam, output["aux_box"]))
+    assert ((output["aux_box"] - torch.tensor([0.25, 0.25, 0.75, 0.75])).abs() < 0.2).all()
+    losses = head.loss(output, targets)
+    assert losses.keys() == config.factors.keys() == {"focal", "dice", "iou", "object", "projection", "aux_box"}
+    torch.testing.assert_close(losses["aux_box"], (output["aux_box"] - targets["boxes"][:, 0]).abs().mean(dim=1))
+
+
 def test_box_prompt_equals_plain_sam2(bench: Any) -> None:
     """With ``path: box`` the answer is SAM2's own for that box; ``embedding`` and ``both`` give others, on the prompt's frame."""
     media = bench.media(3)
@@ -274,14 +290,14 @@ def frames_of(head: Any, queries: Any, stream: Stream) -> dict[tuple[int, int], 
     return found
 
 
-@pytest.mark.parametrize("prompt", [None, 0, 7])
-def test_a_streamed_clip_gives_what_the_whole_gives(bench: Any, prompt: int | None) -> None:
+@pytest.mark.parametrize(("prompt", "options"), [(None, {}), (0, {}), (7, {}), (None, {"anchor": "box"})])
+def test_a_streamed_clip_gives_what_the_whole_gives(bench: Any, prompt: int | None, options: dict[str, Any]) -> None:
     count = 11
     clip = bench.clip(bench.media(count), training=False, seen=(0, 3, 6, 9))
     prompts = {0: box_prompt(prompt)} if prompt is not None else None
     found = []
     for chunk_frames in (4, count):
-        config = MaskConfig(chunk_frames=chunk_frames, path="box", prompt_frame="first")
+        config = MaskConfig(chunk_frames=chunk_frames, path="box", prompt_frame="first", **options)
         head = bench.head(config).eval()
         targets = [bench.target({0: EMPTY}, name) for name in ("a", "b")]
         queries, _ = bench.batch(config, [bench.clip(clip.media, *targets, training=False)], prompts=prompts)

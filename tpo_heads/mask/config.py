@@ -37,6 +37,11 @@ class MaskConfig(HeadConfig):
 
     num_prompt_tokens: int = Field(3, ge=1, le=64, description="SAM2 prompt tokens that the adapter makes of the task embedding")
     adapter_depth: int = Field(2, ge=1, le=6, description="linear layers of the adapter, ReLU between")
+    anchor: Literal["none", "box"] = Field(
+        "none",
+        description="what the adapter's tokens are added to: nothing (paper), or SAM2's own prompt for a box that is read off the "
+        "embedding and learnt by aux_box whatever the objective, so that the adapter says only what a box does not",
+    )
     multimask: bool = Field(False, description="three candidate masks at the prompt frame (SAM2 does so for one point, not for boxes)")
     path: Literal["embedding", "box", "both"] = Field(
         "embedding", description="what prompts SAM2 where the question gives a box: the embedding, the box (plain SAM2), or both"
@@ -59,9 +64,10 @@ class MaskConfig(HeadConfig):
 
     @model_validator(mode="after")
     def _agree(self) -> MaskConfig:
-        if self.objective != "mask" and self.num_prompt_tokens not in (2, 3):
+        if self.boxes and self.num_prompt_tokens not in (2, 3):
+            option = f"objective {self.objective} imitates" if self.imitates else "anchor box adds to"
             raise ValueError(
-                f"objective {self.objective} imitates SAM2's box prompt of 2 corners and a pad, but num_prompt_tokens is "
+                f"{option} SAM2's box prompt of 2 corners and a pad, but num_prompt_tokens is "
                 f"{self.num_prompt_tokens}; set it to 3 (or 2, without the pad)"
             )
         if self.trains == "all" and self.cache_dir is not None:
@@ -81,8 +87,14 @@ class MaskConfig(HeadConfig):
         return self.objective != "mask"
 
     @property
+    def boxes(self) -> bool:
+        """Return whether a box is read off the embedding."""
+        return self.imitates or self.anchor == "box"
+
+    @property
     def factors(self) -> dict[str, float]:
         """Return the factor of each loss term of this objective."""
         names = ["focal", "dice", "iou", "object", "projection"] if self.pixels else []
-        names += ["distil", "aux_box"] if self.imitates else []
+        names += ["distil"] if self.imitates else []
+        names += ["aux_box"] if self.boxes else []
         return {name: float(getattr(self, name)) for name in names}

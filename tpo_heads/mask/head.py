@@ -45,7 +45,11 @@ class MaskHead(Head[MaskConfig]):
         width = SAM_CARDS[config.sam].prompt_dim
         self.adapter = Adapter(widths.hidden, config.slots, config.num_prompt_tokens, width, config.adapter_depth)
         self.prompt = PromptEncoder(widths.hidden)
-        self.aux_box = Adapter(widths.hidden, config.slots, 1, 4, 2) if config.imitates else None
+        self.aux_box = Adapter(widths.hidden, config.slots, 1, 4, 2) if config.boxes else None
+        if config.anchor == "box":
+            assert self.aux_box is not None, "an anchor is a box"
+            self.adapter.start_at(torch.zeros(self.adapter.shape))
+            self.aux_box.start_at(torch.tensor([[0.25, 0.25, 0.75, 0.75]]))
         self.source = FeatureSource(config, self.sam)
         self._absent_weights: str | None = None
         self._load_weights()
@@ -70,11 +74,8 @@ class MaskHead(Head[MaskConfig]):
         ``objective: distil`` no layer of SAM2 runs in training: the output holds the prompt tokens and the auxiliary box alone.
         """
         self._need_weights()
-        states_NSD = queries.states_NSD.to(self.adapter.dtype)
-        tokens_NPC = self.adapter(states_NSD)
-        output: Tensors = {}
-        if self.aux_box is not None:
-            output = {"tokens": tokens_NPC, "aux_box": self.aux_box(states_NSD).squeeze(1)}
+        tokens_NPC, box_N4 = self._prompt(queries)
+        output: Tensors = {} if box_N4 is None else {"tokens": tokens_NPC, "aux_box": box_N4}
         if self.training and not self.config.pixels:
             return output
         asked = ask(queries, tokens_NPC, self.sam, self.config, targets if self.training else None)
@@ -88,10 +89,10 @@ class MaskHead(Head[MaskConfig]):
         with torch.autocast(device_type, enabled=False):
             if self.config.pixels:
                 terms |= mask_terms(output, targets, self.config, self.sam.image_size)
-            if self.config.imitates:
+            if self.config.boxes:
                 teacher_NPC = corner_tokens(self.sam, _at(targets["boxes"], targets["prompt_position"])).detach()
                 terms |= prompt_terms(output, targets, teacher_NPC)
-        return terms
+        return {name: terms[name] for name in self.term_weights}
 
     def ideal(self, targets: Tensors) -> Tensors:
         """Return the truth as an output; where only boxes are known the mask is the filled box."""
@@ -116,13 +117,25 @@ class MaskHead(Head[MaskConfig]):
         A short clip comes whole. A long one is looked at for its prompt frames, followed to its end, and back where that is needed.
         """
         self._need_weights()
-        tokens_NPC = self.adapter(queries.states_NSD.to(self.adapter.dtype))
+        tokens_NPC, _ = self._prompt(queries)
 
         def whole(chunk: Chunk) -> Tensors:
             output: Tensors = self(queries.with_media(chunk.features, chunk.inputs))
             return output
 
         yield from stream_clip(self.sam, self.source, queries, tokens_NPC, chunks, self.config, whole=whole)
+
+    def _prompt(self, queries: Queries) -> tuple[Tensor, Tensor | None]:
+        """Return SAM2's prompt tokens (N, P, C), and the box that was read off the embedding (N, 4; xyxy, 0-1), if any."""
+        states_NSD = queries.states_NSD.to(self.adapter.dtype)
+        tokens_NPC = self.adapter(states_NSD)
+        if self.aux_box is None:
+            return tokens_NPC, None
+        box_N4 = self.aux_box(states_NSD).squeeze(1)
+        if self.config.anchor == "box":
+            own_NPC = corner_tokens(self.sam, box_N4)[:, : tokens_NPC.shape[1]]
+            tokens_NPC = tokens_NPC + own_NPC.to(tokens_NPC.dtype)
+        return tokens_NPC, box_N4
 
     def _load_weights(self) -> None:
         if self.config.weights is None or next(self.sam.parameters()).is_meta:

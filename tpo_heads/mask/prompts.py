@@ -29,6 +29,14 @@ class Adapter(nn.Module):
             layers += [nn.Linear(size_in, size_out), nn.ReLU()]
         self.layers = nn.Sequential(*layers, nn.Linear(sizes[-1], tokens * width))
 
+    @torch.no_grad()
+    def start_at(self, values_PC: Tensor) -> None:
+        """Make the last layer give nearly these tokens at first, whatever it is asked."""
+        last = self.layers[-1]
+        assert isinstance(last, nn.Linear)
+        last.weight.mul_(0.1)
+        last.bias.copy_(values_PC.flatten())
+
     @property
     def dtype(self) -> torch.dtype:
         """Return the type of the weights."""
