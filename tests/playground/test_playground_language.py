@@ -9,7 +9,7 @@ from tpo_heads.playground import phrases
 from tpo_heads.playground.language import Ask, Speaker, template_of
 from tpo_heads.playground.render import render
 from tpo_heads.playground.scenes import ACTIONS, COLOURS, SHAPES, SIZES, Kind, Scene, make_scene
-from tpo_heads.playground.talk import OFFERED, TALKERS
+from tpo_heads.playground.talk import OFFERED, TALKERS, TAUGHT
 from tpo_heads.playground.tokenizer import train_tokenizer
 
 
@@ -147,7 +147,21 @@ def test_tasks_share_their_verbs() -> None:
 
 def test_every_kind_of_question_has_its_function() -> None:
     assert set(TALKERS) == set(phrases.TALK)
-    assert {name for names in OFFERED.values() for name in names} == set(TALKERS)
+    assert {name for table in (OFFERED, TAUGHT) for names in table.values() for name in names} == set(TALKERS)
+    assert not {name for names in OFFERED.values() for name in names} & {name for names in TAUGHT.values() for name in names}
+
+
+def test_a_cell_is_where_the_centre_is() -> None:
+    """a1 is top left, h1 top right, h8 bottom right; the answer is one token, and no record of the playground asks for it."""
+    assert (phrases.CELLS[0], phrases.CELLS[7], phrases.CELLS[63]) == ("a1", "h1", "h8")
+    tokenizer = train_tokenizer()
+    assert all(len(tokenizer.tokenize(name)) == 1 for name in phrases.CELLS)
+    for speaker in speakers("image", 20, 1, held_out=False):
+        ask = speaker.chat("cell")
+        assert ask is not None
+        column, row = "abcdefgh".index((ask.answer or "")[0]), int((ask.answer or "")[1]) - 1
+        centres = [thing.centre_T2[0] / 64 for thing in speaker.scene.things]
+        assert any(int(8 * x) == column and int(8 * y) == row for x, y in centres)
 
 
 def test_no_question_is_spelt() -> None:
@@ -157,7 +171,7 @@ def test_no_question_is_spelt() -> None:
             for held_out in (False, True):
                 for speaker in speakers(kind, 8, level, held_out=held_out):
                     asks = [speaker.region(), speaker.mask(), speaker.temporal(), speaker.caption()]
-                    asks += [speaker.chat(name) for name in OFFERED[kind]]
+                    asks += [speaker.chat(name) for name in (*OFFERED[kind], *(TAUGHT[kind] if not held_out else ()))]
                     for ask in filter(None, asks):
                         pieces = tokenizer.tokenize(f"{ask.question} {ask.answer or ''}")
                         assert all(p.startswith("▁") or p in (".", ",", "?") for p in pieces), pieces

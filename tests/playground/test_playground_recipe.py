@@ -12,7 +12,7 @@ from tpo_core.contract import HeadConfig
 from tpo_core.errors import ConfigError
 from tpo_heads.mask.config import MaskConfig
 from tpo_heads.playground import guests
-from tpo_heads.playground.recipe import default
+from tpo_heads.playground.recipe import ORDER, default
 from tpo_heads.region.config import RegionConfig
 from tpo_heads.temporal.config import TemporalConfig
 
@@ -28,7 +28,7 @@ def test_the_default_recipe_validates(tmp_path: Path, heads: tuple[str, ...]) ->
     assert all(Path(source.path).is_file() for source in (*recipe.data.train, *recipe.data.test))
     assert set(heads) | {"assignment", "image_qa", "video_qa"} >= sources - {"image", "clip", "track"} >= set(heads)
     assert (Path(recipe.model.path) / "config.json").is_file()
-    assert [stage.name for stage in recipe.stages] == ["assign", *(h for h in CONFIGS if h in heads), "joint"]
+    assert [stage.name for stage in recipe.stages] == ["assign", *(h for h in ORDER if h in heads), "joint"]
     assert all(stage.steps == max(1, round(stage.steps)) and stage.steps < 10 for stage in recipe.stages)
 
 
@@ -36,10 +36,13 @@ def test_each_head_begins_with_its_own_stage(tmp_path: Path) -> None:
     mapping = default(("region", "temporal", "mask"), tmp_path / "run", samples=20, base="scratch", scale=0.01)
     recipe = load_recipe(json.loads(json.dumps(mapping)), head_configs=CONFIGS)
     stages = {stage.name: stage for stage in recipe.stages}
-    for name, begun in (("assign", ["region"]), ("region", ["region"]), ("temporal", ["region", "temporal"])):
+    for name, begun in (("assign", ["region"]), ("region", ["region"]), ("mask", ["region", "mask"])):
         assert [group for group in stages[name].rates if group.startswith("heads")] == [f"heads.{head}" for head in begun]
         assert {head for head, weight in stages[name].weights.items() if weight == 0} == set(CONFIGS) - set(begun)
-    assert all("heads" in stages[name].rates and 0 not in stages[name].weights.values() for name in ("mask", "joint"))
+    # Alone: any other weight would cost a pass back through the language model.
+    assert stages["temporal"].rates == {"heads.temporal": 2e-3}
+    assert "heads" in stages["joint"].rates
+    assert 0 not in stages["joint"].weights.values()
     assert recipe.heads["mask"].init_from == "region"
 
 

@@ -19,7 +19,7 @@ from tpo_heads.playground.phrases import COLUMNS, ROWS
 from tpo_heads.playground.records import lesson
 from tpo_heads.playground.render import Picture, render
 from tpo_heads.playground.scenes import Kind, Scene, make_scene, pick
-from tpo_heads.playground.talk import CHOSEN, OFFERED
+from tpo_heads.playground.talk import CHOSEN, OFFERED, TAUGHT
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -62,14 +62,14 @@ def base_scene(seed: int, kind: Kind, index: int, *, split: str = "base", level:
 
 
 def turns_of(speaker: Speaker) -> list[Ask]:
-    """Draw many independent turns of a scene: captions in several orders, every kind of question, places twice."""
+    """Draw many independent turns of a scene: captions in several orders, every kind of question, some of them several times."""
     kind, rng = speaker.scene.kind, speaker.rng
     more = {
-        "image": ("place", "place", "refer", "refer", "refer", "colour", "shape", "exists"),
+        "image": ("place", "refer", "refer", "colour", "shape", "exists"),
         "clip": ("moment",),
         "track": ("place", "end"),
     }
-    asks = [speaker.chat(name) for name in (*OFFERED[kind], *more[kind])]
+    asks = [speaker.chat(name) for name in (*OFFERED[kind], *TAUGHT[kind], *more[kind])]
     asks += [speaker.choice(pick(rng, CHOSEN[kind]))]
     asks += [speaker.caption() for _ in range(2)]
     return [ask for ask in asks if ask is not None]

@@ -12,6 +12,7 @@ import numpy as np
 
 from tpo_heads.playground.phrases import (
     ASK,
+    CELLS,
     COLUMNS,
     DESCRIBE,
     DIRECTIONS,
@@ -283,6 +284,11 @@ class Speaker:
         x, y = self.scene.things[index].centre_T2[frame] / np.array(self.scene.size)
         row, column = (min(4, max(0, int((v - 0.1) / 0.16))) for v in (y, x))
         return f"{ROWS[row]} {COLUMNS[column]}"
+
+    def cell(self, index: int) -> str:
+        """Return the name of the cell of an 8 by 8 grid that a thing's centre is in, in the first frame."""
+        column, row = (min(7, max(0, int(8 * v))) for v in self.scene.things[index].centre_T2[0] / np.array(self.scene.size))
+        return CELLS[8 * row + column]
 
     def early(self, start: int, end: int) -> str:
         """Say whether the middle of a span lies in the first or in the second half of the clip."""

@@ -91,6 +91,7 @@ TALK: dict[str, tuple[str, ...]] = {
     "relation": ("is the {e} {relation} the {f}?", "tell me, is the {e} {relation} the {f}?"),
     "place": ("in which part is the {e}?", "say in words where the {e} is.", "tell me where the {e} is, in words."),
     "refer": ("find the {e}, in words.", "point to the {e} in words.", "describe the {e}.", "please locate the {e} in words."),
+    "cell": ("in which cell is the {e}?", "say in which cell the {e} is.", "tell me the cell of the {e}."),
     "end": ("in which part is the {e} at the end?", "say in words where the {e} is at the end."),
     "inhabitant": ("what is at the {place}?", "what do you see at the {place}?", "tell me what is at the {place}."),
     "does": ("what does the {e} do?", "tell me what the {e} does.", "what happens to the {e}?"),
@@ -133,6 +134,8 @@ NUMBERS = ("zero", "one", "two", "three", "four")
 NOT_THERE = "it is not there."
 ROWS = ("top", "upper", "middle", "lower", "bottom")
 COLUMNS = ("far left", "left", "centre", "right", "far right")
+CELLS = tuple(f"{column}{row}" for row in range(1, 9) for column in "abcdefgh")
+"""Names of the cells of an 8 by 8 grid over the picture, row by row: a1 is top left, h1 top right."""
 TIMES = ("first", "early", "middle", "late", "last")
 RELATIONS = ("left of", "right of", "above", "below")
 DIRECTIONS = ("left", "right", "up", "down")

@@ -22,7 +22,7 @@ from torch.nn import functional
 from tpo_core.errors import CheckpointError
 from tpo_heads.playground.curriculum import TOKENS, Cells, Lesson, base_scene, make_cells, make_lesson, stack_rows, write_row
 from tpo_heads.playground.scenes import Kind
-from tpo_heads.playground.talk import OFFERED
+from tpo_heads.playground.talk import OFFERED, TAUGHT
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast, Qwen3VLForConditionalGeneration
@@ -56,7 +56,7 @@ class Course:
     harder: int = 5
     first: float = 1000 / 3250
     mixture: Pattern = (("image", 16), ("image", 16), ("track", 10), ("image", 16), ("clip", 6))
-    mixture_late: Pattern = (("image", 16), ("clip", 6), ("track", 10), ("clip", 6))
+    mixture_late: Pattern = (("image", 16), ("clip", 6), ("image", 16), ("track", 10))
 
     def batch(self, step: int) -> tuple[Kind, int, bool, int]:
         """Return (kind, size, whether chained, level) of a step's batch."""
@@ -201,7 +201,7 @@ def examine(
             rows, asked, frames = [], [], []
             for index in range(first, first + size):
                 scene, picture, speaker = base_scene(seed, kind, index, split="val", level=level)
-                asks = [speaker.chat(name) for name in dict.fromkeys(OFFERED[kind])] + [speaker.caption()]
+                asks = [speaker.chat(name) for name in dict.fromkeys((*OFFERED[kind], *TAUGHT[kind]))] + [speaker.caption()]
                 known = [ask for ask in asks if ask is not None]
                 rows.append(write_row(tokenizer, scene, known, chained=False))
                 asked.append(known)

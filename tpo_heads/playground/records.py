@@ -147,7 +147,7 @@ def lesson(speaker: Speaker, heads: Sequence[str]) -> list[Ask]:
         seen = speaker.seen()
         order = [seen[int(i)] for i in rng.permutation(len(seen))]
         asks += [speaker.region(absent=rng.random() < 0.1, thing=i) for i in (order * 2)[:4] if "region" in heads]
-        asks += [speaker.mask(absent=rng.random() < 0.1)] if "mask" in heads and rng.random() < 0.25 else []
+        asks += [speaker.mask(absent=rng.random() < 0.1, thing=i) for i in order[:2] if "mask" in heads and rng.random() < 0.5]
         asks += _conversation(speaker, 3)
     elif kind == "clip":
         happened = [int(i) for i in rng.permutation(len(speaker.scene.events))]

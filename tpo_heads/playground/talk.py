@@ -91,6 +91,15 @@ def refer(speaker: Speaker) -> Talk:
     return f"{thing.size} {thing.colour} {thing.shape} {speaker.place(index)}", {"e": speaker.refer(index)}
 
 
+def cell(speaker: Speaker) -> Talk:
+    """In which cell of an 8 by 8 grid the centre of a thing is: where it is, in one word."""
+    seen = speaker.seen()
+    if not seen:
+        return None
+    index = pick(speaker.rng, seen)
+    return speaker.cell(index), {"e": speaker.refer(index)}
+
+
 def end(speaker: Speaker) -> Talk:
     """Where a thing is in the last frame, in words."""
     index = int(speaker.rng.integers(len(speaker.scene.things)))
@@ -177,7 +186,7 @@ def direction(speaker: Speaker) -> Talk:
 TALKERS: dict[str, Callable[[Speaker], Talk]] = {
     f.__name__: f
     for f in (
-        *(count, count_by, colour, shape, size, exists, relation, place, refer, end, inhabitant),
+        *(count, count_by, colour, shape, size, exists, relation, place, refer, cell, end, inhabitant),
         *(does, who, whether, early, moment, first, direction),
     )
 }
@@ -187,5 +196,7 @@ OFFERED: dict[str, tuple[str, ...]] = {
     "track": ("direction", "colour", "shape", "count", "exists", "place", "end"),
 }
 """Which kinds of question a kind of scene offers; one that stands twice is drawn twice as often."""
+TAUGHT: dict[str, tuple[str, ...]] = {"image": ("cell", "cell", "cell"), "clip": (), "track": ("cell", "cell")}
+"""Which more the base model is taught on them: where things are, in one word (published models are taught grounding in words too)."""
 CHOSEN: dict[str, tuple[str, ...]] = {"image": ("colour", "shape"), "clip": ("does", "colour"), "track": ("colour", "shape")}
 """Which of them are put as multiple choice too."""

@@ -59,6 +59,7 @@ def sentences() -> Iterator[str]:
                 yield way.replace("{", " ").replace("}", " ")
     yield from (phrases.NOT_THERE, phrases.OPTIONS.replace("{", " ").replace("}", " "))
     yield from (*phrases.ROWS, *phrases.COLUMNS, *phrases.TIMES, *phrases.RELATIONS, *phrases.DIRECTIONS, *phrases.NUMBERS)
+    yield from phrases.CELLS
     yield from (*COLOURS, *SHAPES, *(f"{shape}s" for shape in SHAPES), "crosses", *SIZES, *ACTIONS, *phrases.THIRD_PERSON.values())
     yield from ("object objects", "leftmost rightmost top bottom", "moving stays early late", "it yes no a an the one two three four")
     yield from ("it is at", "they are at", "none", "not sure", "here", "there", "from to", "seconds", "box boxes", "frames", "answer")
