@@ -13,7 +13,22 @@ from typing import IO
 
 GRACE = 20.0
 """Seconds that the others get to end by themselves once one of them has failed."""
-_SELF = "import sys; from tpo_core.cli import main; main(prog_name='tpo')"
+_SELF = """
+import atexit, os, sys, traceback
+from tpo_core.cli import main
+code = 1
+try:
+    main(prog_name="tpo")
+except SystemExit as end:
+    code = end.code if isinstance(end.code, int) else int(end.code is not None)
+except BaseException:
+    traceback.print_exc()
+atexit._run_exitfuncs()
+sys.stdout.flush()
+sys.stderr.flush()
+os._exit(code)
+"""
+"""A process's program. It leaves without C++'s own clean-up: threads of the process group, whose peers are gone by then, aborted there."""
 
 
 def processes_here(wanted: int) -> int:
