@@ -210,3 +210,10 @@ def test_seven_billion_parameters_take_no_memory(tmp_path, weightless):
     memory = found["stages"][0]["memory"]
     assert memory["weights"] == pytest.approx(2 * sum(found["model"]["parameters"].values()), rel=0.02)
     assert memory["optimizer"] == 2 * memory["gradients"]
+
+
+def test_a_group_under_muon_that_does_not_train_is_a_problem(tmp_path, backbones):
+    mapping = recipe(tmp_path, backbones["qwen3_vl"])
+    mapping["stages"][0]["muon"] = {"vision": 0.1}
+    found = look(mapping)
+    assert any("muon names the group 'vision', which does not train" in text for text in found["problems"])

@@ -22,7 +22,7 @@ from tpo_core.media import open_media
 from tpo_core.model.build import Assembly
 from tpo_core.plugins import LoadedHead, Plugins
 from tpo_core.runs import find_checkpoint
-from tpo_core.train import fixed_parameters, freeze, resolve_rates, stage_steps
+from tpo_core.train import fixed_parameters, freeze, resolve_muon_rates, resolve_rates, stage_steps
 
 ROWS = 8
 """First rows of a source that are read, prepared and measured."""
@@ -226,6 +226,7 @@ class DryRun:
             # What heads' authors froze is known only before the first stage freezes anything.
             self._fixed = fixed_parameters(model)
         rates = resolve_rates(stage, model.groups())
+        resolve_muon_rates(stage, model.groups())
         trained = freeze(model, rates, fixed=self._fixed)
         lora = assembly.options.lora
         known = size or SampleSize(0.0, 0.0, 0.0, 0.0)
