@@ -262,6 +262,28 @@ class VisualBatch:
 
 
 @dataclass
+class KeptStates:
+    """What a frozen language model gave for samples of a batch, and which of them it has yet to see (see `StageConfig.keep_states`).
+
+    Args:
+        fresh: the samples without states, as a batch of their own that nothing is learnt from; None where there are none.
+        fresh_B: their rows in the whole batch.
+        owner_M: row of the batch that each of its media belongs to. shape_M: (T, P) of each medium.
+        hidden: row -> last hidden states (L, D) of the others. frames: medium -> vision features (T, P, V) of the others.
+        names, notes: of every row: under which name its states are kept (empty: they are not), and what else is kept with them.
+    """
+
+    fresh: Batch | None
+    fresh_B: list[int]
+    owner_M: list[int]
+    shape_M: list[tuple[int, int]]
+    hidden: dict[int, Tensor]
+    frames: dict[int, Tensor]
+    names: list[str]
+    notes: list[str]
+
+
+@dataclass
 class Batch:
     """One micro-batch, ready for `TPOModel.forward`.
 
@@ -275,8 +297,12 @@ class Batch:
         prompts: head name -> what `encode_prompt` gave, stacked over that head's prompts in the batch. Their ids follow the
             vocabulary's, heads in order of name.
         words_BW, words_valid_BW: for generation: flat positions of the words of each row's last user turn.
-        counts: {"lm": tokens, "assign": start tokens, "<head>/<term>": count}: this micro-batch's denominators.
+        counts: {"lm": tokens, "assign": start tokens (and answers in words, see `open_K`), "<head>/<term>": count}: this micro-batch's
+            denominators.
         sample_ids: the records' ids.
+        open_K: bool, which of the learnt tokens open an answer in words; None where L_assign counts start tokens alone.
+        kept: states that the language model need not compute again; then `visual` holds no tensors, and its rows count the media's
+            frames and tokens one after the other.
     """
 
     ids_BL: Tensor
@@ -292,6 +318,8 @@ class Batch:
     sample_ids: list[str]
     words_BW: Tensor | None = None
     words_valid_BW: Tensor | None = None
+    open_K: Tensor | None = None
+    kept: KeptStates | None = None
 
     def __len__(self) -> int:
         return int(self.ids_BL.shape[0])
@@ -359,6 +387,7 @@ __all__ = [
     "Denominators",
     "FrameFeatures",
     "HeadBatch",
+    "KeptStates",
     "Media",
     "MediaInfo",
     "Queries",

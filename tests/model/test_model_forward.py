@@ -8,7 +8,7 @@ from tiny import assemble, gradients
 from toy_data import box, image, mixed_records, moment, record, target, text, video
 
 from tpo_core.backbone import LoraOptions, load_backbone
-from tpo_core.model.losses import token_loss
+from tpo_core.model.losses import no_start_loss, token_loss
 from tpo_core.testing.backbones import FAMILIES
 
 
@@ -142,6 +142,38 @@ def test_kept_rows_give_the_loss_of_full_logits(backbones, media_root):
     losses = torch.nn.functional.cross_entropy(full, batch.label_K, reduction="none")
     torch.testing.assert_close(out.metrics["lm"], losses[~batch.start_K].sum())
     torch.testing.assert_close(out.metrics["assign"], losses[batch.start_K].sum())
+
+
+def test_no_start_loss_by_hand():
+    logits, starts = torch.tensor([[0.0, 0.0, 0.0]]), torch.tensor([[0.0, 0.0]])
+    assert no_start_loss(logits, starts).item() == pytest.approx(-torch.log(torch.tensor(3 / 5)).item())
+
+
+def test_answers_in_words_count_in_assign_if_asked(backbones, media_root):
+    """Every answer counts as much as any other: a start token by its own chance, words by the chance of no start token."""
+    plain = assemble(backbones["qwen3_vl"])
+    every = assemble(backbones["qwen3_vl"], assign_every_answer=True)
+    records = mixed_records()
+    batch, both = batch_of(plain, records, media_root), batch_of(every, records, media_root)
+    in_words = [r for r in records for m in r.messages if m.role == "assistant" and m.content[0].type == "text" and m.content[0].text]
+    assert batch.open_K is None
+    assert int(both.open_K.sum()) == len(in_words) > 0
+    assert both.counts["assign"] == batch.counts["assign"] + len(in_words)
+    assert both.counts["lm"] == batch.counts["lm"]
+    ones = dict.fromkeys(plain.model.terms(), 1.0)
+    seen = {}
+    original = type(every.model)._language_loss
+
+    def spy(self, batch, logits, starts, denominators):
+        seen.update(logits=logits, starts=starts)
+        return original(self, batch, logits, starts, denominators)
+
+    every.model._language_loss = spy.__get__(every.model)
+    one, other = plain.model.eval()(batch, ones).metrics, every.model.eval()(both, ones).metrics
+    chance = torch.cat([seen["logits"], seen["starts"]], 1).softmax(-1)[both.open_K]
+    expected = -torch.log(1 - chance[:, seen["logits"].shape[1] :].sum(1)).sum()
+    assert other["assign"] - one["assign"] == pytest.approx(expected.item(), rel=1e-4)
+    assert other["lm"] == one["lm"]
 
 
 def test_token_loss_by_hand():

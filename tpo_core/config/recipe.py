@@ -47,6 +47,11 @@ class LossConfig(Part):
     """The objective: L_mllm + assign * L_assign + sum of each head's weight (heads.<name>.weight) times its loss."""
 
     assign: float = Field(1.0, ge=0, description="weight of the loss on start tokens (which task is this)")
+    assign_every_answer: bool = Field(
+        False,
+        description="L_assign counts every answer: one that begins in words teaches, with the weight of a start token, that no start token "
+        "comes there; false: start tokens alone, as in the paper",
+    )
     balance: Literal["fixed", "uncertainty", "gradient_norm"] = Field(
         "fixed",
         description="fixed: weights as written; uncertainty: learnt, one per loss; gradient_norm: evens out their pull on shared weights",
@@ -130,6 +135,12 @@ class StageConfig(Part):
     betas: tuple[float, float] = Field((0.9, 0.999), description="AdamW's moment decays")
     eps: float = Field(1e-8, gt=0, description="AdamW's epsilon")
     clip_norm: float | None = Field(1.0, gt=0, description="greatest norm of the gradient; null: not clipped")
+    keep_states: float | None = Field(
+        None,
+        gt=0,
+        description="where nothing but heads trains: what the language model gives for a sample is kept on disk, up to so many MiB over "
+        "all processes, and not computed again while the stage lasts; null: computed each time",
+    )
     merge_at_start: bool = Field(False, description="merge the adapter into the weights and begin a new one")
     start: str = Field("previous", alias="from", description="previous: where the stage before ended; or the folder of a run or checkpoint")
 

@@ -64,6 +64,7 @@ def assemble(
         max_length=recipe.model.max_length,
         lora=lora_options(recipe, adapter),
         assign_weight=recipe.loss.assign,
+        assign_every_answer=recipe.loss.assign_every_answer,
         token_init=recipe.model.token_init,
         seed=recipe.seed,
         allow_outside_root=recipe.data.allow_outside_root,

@@ -17,6 +17,7 @@ from tpo_core.data.records import Record
 from tpo_core.errors import ConfigError, DataError, did_you_mean
 from tpo_core.plugins import Plugins
 from tpo_core.prepare import Prepared, SamplePreparer
+from tpo_core.prepare.kept import StateFolder
 
 READERS: Mapping[str, Reader] = {"llava": read_llava, "videochat2_it": read_videochat2_it}
 """Formats of conversations that core itself reads."""
@@ -118,16 +119,23 @@ class ReadAndPrepare:
     Args:
         sources: in the mixture's order.
         preparer: of the built model.
+        states: where what the language model gave for a sample is kept, in a stage that keeps it.
     """
 
     sources: Sequence[OpenSource]
     preparer: SamplePreparer
+    states: StateFolder | None = None
 
     def __call__(self, draw: Draw) -> Prepared:
         source = self.sources[draw.source]
         record = source.record(draw.row)
+        name, kept = "", None
+        # A spatial prompt is embedded by its head, which trains.
+        if self.states is not None and all(target.role != "prompt" for target in record.targets):
+            name = f"{source.name}-{draw.row}"
+            kept = self.states.get(name)
         try:
-            return self.preparer.training(record, root=source.root, seed=draw.seed)
+            return self.preparer.training(record, root=source.root, seed=draw.seed, name=name, kept=kept)
         except DataError as error:
             raise DataError(f"{source.records.where(draw.row)}: record {record.id!r}: {error}") from error
 

@@ -11,17 +11,18 @@ import logging
 import resource
 import time
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from tpo_core.config.recipe import Recipe, StageConfig
-from tpo_core.data.mixture import Draw
+from tpo_core.data.mixture import Draw, Mixture
 from tpo_core.data.quarantine import Quarantine
 from tpo_core.errors import CheckpointError, TrainError
 from tpo_core.jobs.assembly import TRAINED_GROUPS, assemble, capture_state, identity_of, layouts_of, load_heads, restore_state
+from tpo_core.jobs.keeping import check_keeping, kept_states
 from tpo_core.jobs.listen import JobListener
 from tpo_core.jobs.measure import Answerer, ask_tests, measure_model, open_tests
 from tpo_core.jobs.sources import OpenSource, ReadAndPrepare, dry_rows, open_sources, stage_mixture
@@ -135,11 +136,21 @@ class TrainJob:
         mixture, sources = stage_mixture(recipe, stage, self._sources)
         prepare = ReadAndPrepare(sources, assembly.preparer)
         rates = resolve_rates(stage, model.groups())
+        if stage.keep_states is not None:
+            check_keeping(stage, model, rates)
         freeze(model, rates, fixed=fixed)
         unreached = freeze_unreached(model, [assembly.collator()(one) for one in _by_fours(dry_rows(sources, prepare))])
         steps = stage_steps(stage, sum(s.size for s in sources))
         self.listener.mixture(stage.name, mixture.table(steps * stage.batch_size))
         self.listener.frozen(stage.name, unreached)
+        with kept_states(stage, model, Path(recipe.output), accelerator) as states:
+            self._train_stage(index, assembly, mixture, replace(prepare, states=states), resumed)
+        self._last = assembly
+        return capture_state(assembly, self._trained_groups(index))
+
+    def _train_stage(self, index: int, assembly: Assembly, mixture: Mixture, prepare: ReadAndPrepare, resumed: TrainerState | None) -> None:
+        recipe, accelerator, stage = self.recipe, self._accelerator, self.recipe.stages[index]
+        steps = stage_steps(stage, sum(s.size for s in prepare.sources))
         _, size = micro_batches(stage, accelerator.num_processes)
         loader: Loader[Draw, Prepared] = Loader(
             mixture,
@@ -150,11 +161,11 @@ class TrainJob:
             rank=accelerator.process_index,
             world=accelerator.num_processes,
             workers=recipe.data.workers,
-            report=lambda bad: self._set_aside(bad, sources),
+            report=lambda bad: self._set_aside(bad, prepare.sources),
         )
         trained = self._trained_groups(index)
         trainer = Trainer(
-            model,
+            assembly.model,
             stage=stage,
             steps=steps,
             batches=loader,
@@ -172,8 +183,6 @@ class TrainJob:
         )
         self._global_step = trainer.run().global_step
         trainer.close()
-        self._last = assembly
-        return capture_state(assembly, trained)
 
     def _measure_stage(self, index: int, state: RunState | None) -> None:
         """Write the figures after a stage, unless they are there or the run's last ones will be the same."""

@@ -9,11 +9,10 @@ frames of VP8, stamps that are missing or doubled) are decoded once and counted 
 from __future__ import annotations
 
 import os
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +62,7 @@ def index_video(path: Path, *, size: int, mtime_ns: int) -> VideoIndex:
     Raises:
         MediaError: not a video, no frames, or broken off.
     """
-    return _index(str(path), size, mtime_ns)
+    return _INDICES.get(str(path), size, mtime_ns)
 
 
 class VideoSource:
@@ -208,7 +207,6 @@ class _Decoder:
         self._open()
 
 
-@lru_cache(maxsize=256)
 def _index(path: str, size: int, mtime_ns: int) -> VideoIndex:
     name = shown(path)
     try:
@@ -242,6 +240,30 @@ def _index(path: str, size: int, mtime_ns: int) -> VideoIndex:
         turns=turns,
         counted=table.counted,
     )
+
+
+class _IndexCache:
+    """Tables of the files used last, up to so many frames in all: a long film's table weighs as much as those of many clips."""
+
+    def __init__(self, frames: int) -> None:
+        self._limit = frames
+        self._frames = 0
+        self._held: OrderedDict[tuple[str, int, int], VideoIndex] = OrderedDict()
+
+    def get(self, path: str, size: int, mtime_ns: int) -> VideoIndex:
+        key = (path, size, mtime_ns)
+        found = self._held.get(key)
+        if found is not None:
+            self._held.move_to_end(key)
+            return found
+        made = self._held[key] = _index(path, size, mtime_ns)
+        self._frames += len(made.pts)
+        while self._frames > self._limit and len(self._held) > 1:
+            self._frames -= len(self._held.popitem(last=False)[1].pts)
+        return made
+
+
+_INDICES = _IndexCache(frames=2_000_000)
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ class ModelOptions:
         frames: frames of a video that the language model sees.
         max_length: longest sample in tokens.
         lora: adapter on the language model, or None.
-        assign_weight: factor of L_assign.
+        assign_weight: factor of L_assign. assign_every_answer: whether answers in words count in it too.
         token_init: ``mean`` (near the vocabulary's mean row) or ``normal`` (drawn with its spread).
         seed: of the new weights.
         allow_outside_root: whether media may lie outside the data's folder.
@@ -46,6 +46,7 @@ class ModelOptions:
     max_length: int = 2048
     lora: LoraOptions | None = None
     assign_weight: float = 1.0
+    assign_every_answer: bool = False
     token_init: Literal["mean", "normal"] = "mean"
     seed: int = 0
     allow_outside_root: bool = False
@@ -77,6 +78,7 @@ class Assembly:
             codecs=self.codecs,
             pad_id=self.model.pad_id,
             side=side,
+            every_answer=self.options.assign_every_answer,
         )
 
 

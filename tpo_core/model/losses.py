@@ -9,6 +9,12 @@ import torch
 from torch import Tensor
 
 
+def no_start_loss(logits_KV: Tensor, starts_KH: Tensor) -> Tensor:
+    """Return -log(1 - p(any start token)) of each position, float32 (K,), over the vocabulary and the start tokens together."""
+    words = logits_KV.float().logsumexp(-1)
+    return torch.logaddexp(words, starts_KH.float().logsumexp(-1)) - words
+
+
 def token_loss(logits_KV: Tensor, starts_KH: Tensor, label_K: Tensor, rows: int) -> Tensor:
     """Return -log p(label) of each position, float32 (K,), over the vocabulary and the start tokens together.
 

@@ -8,19 +8,33 @@ Legend: B rows, L positions, D width, K learnt positions, H heads, N queries, S 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from tpo_core.backbone import Backbone, Vision, merged_rows
-from tpo_core.model.losses import token_loss
+from tpo_core.model.losses import no_start_loss, token_loss
 from tpo_core.model.slot import HeadSlot, divisor, total_counts
 from tpo_core.router.injection import Pass, TokenHooks
 from tpo_core.router.tokens import TaskTokens
 from tpo_core.router.vocabulary import TaskVocabulary
-from tpo_core.types import Batch, Denominators, FrameFeatures, HeadBatch, Queries, StepOutput, Tensors, VisualBatch
+from tpo_core.types import Batch, Denominators, FrameFeatures, HeadBatch, KeptStates, Queries, StepOutput, Tensors, VisualBatch
+
+Keep = Callable[[str, str, Tensor, list[Tensor]], None]
+"""Takes a sample's name, note, last hidden states (L, D) and vision features (T, P, V) of each of its media."""
+
+
+@dataclass(frozen=True)
+class _States:
+    """What vision and language model gave for a batch."""
+
+    logits_KV: Tensor
+    starts_KH: Tensor
+    hidden_BLD: Tensor
+    rows_RV: Tensor | None
 
 
 class TPOModel(nn.Module):
@@ -36,6 +50,9 @@ class TPOModel(nn.Module):
         closing: ids that end an answer. pad_id: id that pads text.
         assign_weight: factor of L_assign.
         dummy: visual tensors of one blank picture; while vision or connector trains, a batch without pictures encodes it times zero.
+
+    Attributes:
+        keep: where states of a batch's `KeptStates` go that were computed now; None: nowhere.
     """
 
     def __init__(
@@ -62,6 +79,7 @@ class TPOModel(nn.Module):
         self.closing = closing
         self.pad_id = pad_id
         self.assign_weight = assign_weight
+        self.keep: Keep | None = None
         self._terms = {name: terms[name] for name in vocabulary.names}
         self._dummy = dummy
         self.hooks = TokenHooks(backbone.embedding, backbone.output, backbone.decoder, vocabulary.rows)
@@ -102,18 +120,12 @@ class TPOModel(nn.Module):
 
     def forward(self, batch: Batch, denominators: Denominators) -> StepOutput:
         """Return this micro-batch's share of the step's loss; see `StepOutput`."""
-        vision = self._encode(batch.visual)
-        current = Pass(self.table(batch), self.tokens.start_rows(), keep_K=batch.learn_K)
-        with self.hooks.active(current):
-            logits_KV = self._language(batch, vision)
-        assert current.hidden_BLD is not None
-        assert current.starts_KH is not None
-        loss, metrics = self._language_loss(batch, logits_KV, current.starts_KH, denominators)
-        rows_RV = self._vision_rows(batch.visual, vision, current)
-        loss = loss + self._dummy_share(batch, logits_KV)
+        states = self._states(batch) if batch.kept is None else self._known_states(batch, batch.kept)
+        loss, metrics = self._language_loss(batch, states.logits_KV, states.starts_KH, denominators)
+        loss = loss + self._dummy_share(batch, states.logits_KV)
         for name, slot in self.slots.items():
             share = batch.heads.get(name)
-            queries = self.queries(name, share, batch.visual, current.hidden_BLD, rows_RV)
+            queries = self.queries(name, share, batch.visual, states.hidden_BLD, states.rows_RV)
             head_loss, head_metrics = slot(queries, share.targets if share is not None else {}, denominators)
             loss = loss + head_loss
             metrics |= head_metrics
@@ -145,6 +157,40 @@ class TPOModel(nn.Module):
             prompts=share.prompts,
             prompted_N=share.prompted_N,
         )
+
+    def _states(self, batch: Batch) -> _States:
+        vision = self._encode(batch.visual)
+        current = Pass(self.table(batch), self.tokens.start_rows(), keep_K=batch.learn_K)
+        with self.hooks.active(current):
+            logits_KV = self._language(batch, vision)
+        assert current.hidden_BLD is not None
+        assert current.starts_KH is not None
+        return _States(logits_KV, current.starts_KH, current.hidden_BLD, self._vision_rows(batch.visual, vision, current))
+
+    def _known_states(self, batch: Batch, kept: KeptStates) -> _States:
+        """Return the states of a batch of which some are known: only the others pass through the language model."""
+        fresh = None if kept.fresh is None else self._states(kept.fresh)
+        like = fresh.hidden_BLD if fresh is not None else next(iter(kept.hidden.values()))
+        hidden_BLD = like.new_zeros(*batch.ids_BL.shape, like.shape[-1])
+        for row, hidden_LD in kept.hidden.items():
+            hidden_BLD[row, : len(hidden_LD)] = hidden_LD
+        frames = dict(kept.frames)
+        if fresh is not None and kept.fresh is not None:
+            hidden_BLD[kept.fresh_B, : fresh.hidden_BLD.shape[1]] = fresh.hidden_BLD
+            frames |= _fresh_frames(kept, fresh.rows_RV)
+            self._keep(batch, kept, hidden_BLD, frames)
+        rows_RV = torch.cat([frames[medium].flatten(0, 1) for medium in sorted(frames)]) if frames else None
+        learnt_KD = hidden_BLD.flatten(0, 1).index_select(0, batch.learn_K)
+        starts_KH = learnt_KD @ self.tokens.start_rows().to(learnt_KD.dtype).T
+        return _States(self.backbone.output(learnt_KD), starts_KH, hidden_BLD, rows_RV)
+
+    def _keep(self, batch: Batch, kept: KeptStates, hidden_BLD: Tensor, frames: Mapping[int, Tensor]) -> None:
+        if self.keep is None:
+            return
+        for row in kept.fresh_B:
+            if kept.names[row]:
+                own = [frames[medium] for medium, owner in enumerate(kept.owner_M) if owner == row]
+                self.keep(kept.names[row], kept.notes[row], hidden_BLD[row, : int(batch.mask_BL[row].sum())].detach(), own)
 
     def _encode(self, visual: VisualBatch | None) -> Vision | None:
         return self.backbone.encode(visual.tensors) if visual is not None else None
@@ -181,7 +227,10 @@ class TPOModel(nn.Module):
         loss_K = token_loss(logits_KV, starts_KH, batch.label_K, self.vocabulary.rows)
         zero = torch.zeros_like(loss_K)
         words = torch.where(batch.start_K, zero, loss_K).sum() / divisor(denominators, "lm")
-        assign = torch.where(batch.start_K, loss_K, zero).sum() / divisor(denominators, "assign")
+        chosen = torch.where(batch.start_K, loss_K, zero).sum()
+        if batch.open_K is not None:
+            chosen = chosen + no_start_loss(logits_KV[batch.open_K], starts_KH[batch.open_K]).sum()
+        assign = chosen / divisor(denominators, "assign")
         # A batch without a learnt position still hangs on the language model, so that ranks stay in step.
         loss = words + self.assign_weight * assign + logits_KV[:1, :1].float().sum() * 0.0
         return loss, {"lm": words.detach(), "assign": assign.detach()}
@@ -206,6 +255,23 @@ class TPOModel(nn.Module):
     def _vision_trains(self) -> bool:
         groups = self.backbone.groups()
         return any(p.requires_grad for group in ("vision", "connector") for p in groups[group].values())
+
+
+def _fresh_frames(kept: KeptStates, rows_RV: Tensor | None) -> dict[int, Tensor]:
+    """Return the features (T, P, V) of the media that were encoded now, zeros on padding, by their place in the whole batch."""
+    fresh_M = [medium for medium, row in enumerate(kept.owner_M) if row in kept.fresh_B]
+    if not fresh_M:
+        return {}
+    assert kept.fresh is not None
+    assert kept.fresh.visual is not None
+    assert rows_RV is not None
+    out = {}
+    for rows_TP, medium in zip(kept.fresh.visual.rows_MTP, fresh_M, strict=True):
+        steps, tokens = kept.shape_M[medium]
+        index = rows_TP[:steps, :tokens]
+        frames = rows_RV.index_select(0, index.clamp(min=0).flatten()).view(steps, tokens, -1)
+        out[medium] = frames * (index >= 0).unsqueeze(-1).to(frames.dtype)
+    return out
 
 
 def gather_features(rows_RV: Tensor, visual: VisualBatch, media_K: Tensor) -> FrameFeatures:

@@ -25,6 +25,7 @@ class Tokenised:
         learn: positions whose next token is learnt. labels: the ids of those next tokens.
         words: per user turn (a turn ends where the assistant speaks), the positions of its words.
         turns: index of the user turn that stands before each position (-1 before the first).
+        opens: those of `learn` whose next token opens an answer in words.
         starts: position of every start token, in order.
         prompts: position of every spatial prompt, in order.
     """
@@ -35,6 +36,7 @@ class Tokenised:
     labels: list[int]
     words: list[list[int]]
     turns: list[int]
+    opens: list[int] = field(default_factory=list)
     starts: list[int] = field(default_factory=list)
     prompts: list[int] = field(default_factory=list)
 
@@ -85,8 +87,11 @@ class ChatReader:
             if state.words and mapped != -1:
                 out.words[-1].append(position)
             if state.learns(token in self.closing) and position > 0 and mapped not in self._slots:
+                if state.opening and mapped not in self._starts:
+                    out.opens.append(position - 1)
                 out.learn.append(position - 1)
                 out.labels.append(mapped)
+            state.opening = False
         if state.answer or state.words:
             raise BackboneError(
                 "the chat template dropped a marker at the end of a turn; use a template that renders message text as it is"
@@ -96,19 +101,20 @@ class ChatReader:
 
 @dataclass
 class _State:
-    """Where the reader stands: inside an answer, inside a user's words, or shortly behind an answer."""
+    """Where the reader stands: inside an answer (or before its first token), inside a user's words, or shortly behind an answer."""
 
     answer: bool = False
     words: bool = False
     new_turn: bool = True
     closing_left: int = 0
+    opening: bool = False
 
     def turn(self, marker: str, out: Tokenised) -> None:
         expected = {ANSWER_OPEN: not self.answer, ANSWER_CLOSE: self.answer, WORDS_OPEN: not self.words, WORDS_CLOSE: self.words}
         if not expected[marker]:
             raise BackboneError("the chat template doubled or reordered a marker; use a template that renders message text as it is")
         if marker in (ANSWER_OPEN, ANSWER_CLOSE):
-            self.answer = marker == ANSWER_OPEN
+            self.answer = self.opening = marker == ANSWER_OPEN
             self.new_turn = True
         else:
             self.words = marker == WORDS_OPEN

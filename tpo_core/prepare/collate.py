@@ -6,6 +6,7 @@ Legend: see `tpo_core.types`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -17,7 +18,7 @@ from tpo_core.head import Codec
 from tpo_core.prepare.sample import Prepared, PreparedQuery
 from tpo_core.router.vocabulary import TaskVocabulary
 from tpo_core.stack import stack_rows
-from tpo_core.types import Batch, HeadBatch, Tensors, VisualBatch
+from tpo_core.types import Batch, HeadBatch, KeptStates, Tensors, VisualBatch
 
 
 class Collator:
@@ -27,6 +28,7 @@ class Collator:
         layout, vocabulary, codecs: as for `SamplePreparer`.
         pad_id: id that pads text.
         side: ``right`` for training, ``left`` for generation.
+        every_answer: mark (and count in L_assign) where an answer opens in words.
     """
 
     def __init__(
@@ -37,15 +39,40 @@ class Collator:
         codecs: Mapping[str, Codec[Any]],
         pad_id: int,
         side: Literal["left", "right"] = "right",
+        every_answer: bool = False,
     ) -> None:
         self.layout = layout
         self.vocabulary = vocabulary
         self.codecs = dict(codecs)
         self.pad_id = pad_id
         self.side = side
+        self.every_answer = every_answer
 
     def __call__(self, samples: Sequence[Prepared]) -> Batch:
         """Return the batch of these samples."""
+        if not any(sample.name for sample in samples):
+            return self._plain(samples)
+        fresh_B = [row for row, sample in enumerate(samples) if sample.kept is None]
+        owner_M = [row for row, sample in enumerate(samples) for _ in sample.rows]
+        fresh = self._plain([samples[row] for row in fresh_B]) if fresh_B else None
+        frames = [frames for sample in samples if sample.kept is not None for frames in sample.kept.frames_TPV]
+        held_M = [medium for medium, row in enumerate(owner_M) if row not in fresh_B]
+        batch = self._plain([replace(sample, visual={}) for sample in samples])
+        batch.kept = KeptStates(
+            fresh=None if fresh is None else replace(fresh, heads={}, learn_K=fresh.learn_K[:0]),
+            fresh_B=fresh_B,
+            owner_M=owner_M,
+            shape_M=[(rows.rows_TP.shape[0], rows.rows_TP.shape[1]) for sample in samples for rows in sample.rows],
+            hidden={row: sample.kept.hidden_LD for row, sample in enumerate(samples) if sample.kept is not None},
+            frames=dict(zip(held_M, frames, strict=True)),
+            names=[sample.name for sample in samples],
+            notes=[sample.note for sample in samples],
+        )
+        if batch.visual is not None:
+            batch.visual = replace(batch.visual, tensors={}, positions={}, rows_MTP=_in_turn(batch.visual.rows_MTP, samples))
+        return batch
+
+    def _plain(self, samples: Sequence[Prepared]) -> Batch:
         length = max(len(s.ids) for s in samples)
         offsets = [length - len(s.ids) if self.side == "left" else 0 for s in samples]
         flat = [row * length + offset for row, offset in enumerate(offsets)]
@@ -55,7 +82,8 @@ class Collator:
         is_start = [label in starts for label in labels]
         heads = self._heads(samples, flat)
         words, words_valid = pad_positions([[flat[row] + p for p in s.words] for row, s in enumerate(samples)])
-        counts = {"lm": float(len(labels) - sum(is_start)), "assign": float(sum(is_start))}
+        opens = [position in opened for s in samples for opened in (set(s.opens),) for position in s.learn] if self.every_answer else []
+        counts = {"lm": float(len(labels) - sum(is_start)), "assign": float(sum(is_start) + sum(opens))}
         for name in self.vocabulary.names:
             for term in self.codecs[name].terms:
                 counts[f"{name}/{term}"] = heads[name].counts[term] if name in heads else 0.0
@@ -65,6 +93,7 @@ class Collator:
             learn_K=torch.tensor([flat[row] + p for row, s in enumerate(samples) for p in s.learn], dtype=torch.long),
             label_K=torch.tensor(labels, dtype=torch.long),
             start_K=torch.tensor(is_start, dtype=torch.bool),
+            open_K=torch.tensor(opens, dtype=torch.bool) if self.every_answer else None,
             extra=self._extra(samples, length),
             visual=self._visual(samples, ids, flat),
             heads=heads,
@@ -108,6 +137,7 @@ class Collator:
         if not media:
             return None
         positions = self._token_positions(ids, flat)
+        visual = [s.visual for s in samples if s.visual]
         images = sum(rows.count for rows, _ in media if not rows.video)
         index, offset = [], {False: 0, True: images}
         for rows, _ in media:
@@ -115,7 +145,7 @@ class Collator:
             offset[rows.video] += rows.count
         self._check_counts(positions, images, offset[True] - images)
         return VisualBatch(
-            tensors=self.layout.join([s.visual for s in samples if s.rows]),
+            tensors=self.layout.join(visual) if visual else {},
             rows_MTP=_pad_rows(index),
             positions=positions,
             time_MT2=_pad_times([rows for rows, _ in media]),
@@ -198,6 +228,17 @@ def _pad_rows(index: Sequence[np.ndarray]) -> Tensor:
     for m, one in enumerate(index):
         rows[m, : one.shape[0], : one.shape[1]] = torch.from_numpy(one)
     return rows
+
+
+def _in_turn(rows_MTP: Tensor, samples: Sequence[Prepared]) -> Tensor:
+    """Number frames and tokens of all media one after the other, -1 on padding."""
+    out, offset = torch.full_like(rows_MTP, -1), 0
+    for medium, one in enumerate(rows for sample in samples for rows in sample.rows):
+        steps, tokens = one.rows_TP.shape
+        index = torch.arange(offset, offset + steps * tokens).view(steps, tokens)
+        out[medium, :steps, :tokens] = torch.where(torch.from_numpy(one.rows_TP) >= 0, index, -1)
+        offset += steps * tokens
+    return out
 
 
 def _pad_times(media: Sequence[MediumRows]) -> Tensor:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,8 @@ from tpo_core.data.records import Part, Record
 from tpo_core.errors import DataError
 from tpo_core.head import Codec
 from tpo_core.media import frame_ends, open_media, sample_frames
-from tpo_core.prepare.chat import ChatReader, mark_answer, mark_words
+from tpo_core.prepare.chat import ChatReader, Tokenised, mark_answer, mark_words
+from tpo_core.prepare.kept import KeptSample, read_note, write_note
 from tpo_core.router.vocabulary import RESERVED, TaskVocabulary
 from tpo_core.types import ClipView, Media, Target, Tensors
 
@@ -51,7 +52,20 @@ class Prepared:
     queries: list[PreparedQuery] = field(default_factory=list)
     inputs: dict[str, dict[int, Tensors]] = field(default_factory=dict)
     prompts: list[tuple[int, str, Tensors]] = field(default_factory=list)
+    opens: list[int] = field(default_factory=list)
     words: list[int] = field(default_factory=list)
+    name: str = ""
+    note: str = ""
+    kept: KeptSample | None = None
+
+
+@dataclass(frozen=True)
+class _Processed:
+    """A sample as processor and reader left it."""
+
+    read: Tokenised
+    rows: list[MediumRows]
+    visual: Tensors
 
 
 @dataclass(frozen=True)
@@ -102,22 +116,34 @@ class SamplePreparer:
         added = processor.tokenizer.added_tokens_decoder.values()
         self._reserved = sorted(token.content for token in added if token.special and not token.content.startswith(RESERVED))
 
-    def training(self, record: Record, *, root: Path, seed: tuple[int, ...]) -> Prepared:
+    def training(self, record: Record, *, root: Path, seed: tuple[int, ...], name: str = "", kept: KeptSample | None = None) -> Prepared:
         """Prepare a whole conversation with its targets.
 
         Args:
             record: the conversation.
             root: folder that media paths are relative to.
             seed: drawn from (sample, epoch), for random draws of codecs.
+            name: under which its states are to be kept, if they are.
+            kept: its states, from an earlier epoch; then no medium is decoded for the language model.
 
         Raises:
             DataError: one sentence: what is wrong with the record, its media or its targets.
         """
-        loaded = self.load_media(record, root)
+        loaded = self.load_media(record, root, decode=kept is None)
         views = self._views(record, loaded, seed, training=True)
         encoded = {t.id: self._encode(t, loaded, views) for t in record.targets if t.role == "answer"}
-        text = self.render(record, loaded, {key: len(value) for key, value in encoded.items()}, generation=False)
-        return self._assemble(record, loaded, text, views, encoded)
+        groups = {key: len(value) for key, value in encoded.items()}
+        keys = [medium.key for medium in loaded.media]
+        if kept is not None:
+            note = read_note(kept.note)
+            if (note.groups, note.keys) != (groups, keys):
+                # The codec drew another number of tokens this time, or the file has changed.
+                return self.training(record, root=root, seed=seed)
+            whole = self._assemble(record, _Processed(note.read, note.rows, {}), keys, views, encoded)
+            return replace(whole, name=name, note=kept.note, kept=kept)
+        processed = self._process(self.render(record, loaded, groups, generation=False), loaded)
+        whole = self._assemble(record, processed, keys, views, encoded)
+        return replace(whole, name=name, note=write_note(processed.read, processed.rows, keys, groups)) if name else whole
 
     def question(self, record: Record, *, root: Path) -> tuple[Prepared, Loaded]:
         """Prepare a conversation that ends with the user's turn, for generation; targets in its history are filled, not answered again."""
@@ -125,10 +151,11 @@ class SamplePreparer:
         views = self._views(record, loaded, (0,), training=False)
         groups = {t.id: self._history_groups(t) for t in record.targets if t.role == "answer"}
         text = self.render(record, loaded, groups, generation=True)
-        return self._assemble(record, loaded, text, views, {}), loaded
+        keys = [medium.key for medium in loaded.media]
+        return self._assemble(record, self._process(text, loaded), keys, views, {}), loaded
 
-    def load_media(self, record: Record, root: Path) -> Loaded:
-        """Open every medium of a record and decode the frames that the language model sees."""
+    def load_media(self, record: Record, root: Path, *, decode: bool = True) -> Loaded:
+        """Open every medium of a record and decode the frames that the language model sees (or none)."""
         media, indices, loaded = [], [], []
         for part in record.media_parts():
             medium = self._open(part, root)
@@ -139,7 +166,7 @@ class SamplePreparer:
             loaded.append(
                 LoadedMedium(
                     kind=medium.kind,
-                    frames=medium.frames(chosen),
+                    frames=medium.frames(chosen if decode else ()),
                     starts=tuple(float(medium.times[i]) for i in chosen),
                     ends=tuple(float(ends[i]) for i in chosen),
                     duration=medium.duration,
@@ -257,14 +284,7 @@ class SamplePreparer:
         except ValueError as error:
             raise DataError(f"target {target.id!r} ({head}): {_sentence(error)}") from error
 
-    def _assemble(
-        self,
-        record: Record,
-        loaded: Loaded,
-        text: str,
-        views: Mapping[tuple[str, int], ClipView],
-        encoded: Mapping[str, list[Tensors]],
-    ) -> Prepared:
+    def _process(self, text: str, loaded: Loaded) -> _Processed:
         raw = self.layout.process(text, loaded.medium)
         read = self.reader.read(raw.ids, raw.extra)
         if len(read.ids) > self.max_length:
@@ -272,6 +292,17 @@ class SamplePreparer:
                 f"the sample has {len(read.ids)} tokens, more than model.max_length = {self.max_length}; "
                 "raise it, or use fewer frames or turns"
             )
+        return _Processed(read, self.layout.rows(raw, loaded.medium), raw.visual)
+
+    def _assemble(
+        self,
+        record: Record,
+        processed: _Processed,
+        keys: list[str],
+        views: Mapping[tuple[str, int], ClipView],
+        encoded: Mapping[str, list[Tensors]],
+    ) -> Prepared:
+        read = processed.read
         prompts = self._encode_prompts(record, views, read.prompts)
         queries = self._place_queries(record, encoded, read, {p[3]: p[2] for p in prompts})
         used = {(q.head, q.media) for q in queries}
@@ -284,12 +315,13 @@ class SamplePreparer:
             extra=read.extra,
             learn=read.learn,
             labels=read.labels,
-            visual=raw.visual,
-            rows=self.layout.rows(raw, loaded.medium),
-            keys=[medium.key for medium in loaded.media],
+            visual=processed.visual,
+            rows=processed.rows,
+            keys=keys,
             queries=queries,
             inputs=inputs,
             prompts=[(position, head, tensors) for position, head, tensors, _ in prompts],
+            opens=read.opens,
             words=read.words[-1] if read.words else [],
         )
 

@@ -25,6 +25,7 @@ from tpo_heads.playground.phrases import (
     ROWS,
     TALK,
     TALK_HELD_OUT,
+    TALK_IN_LESSONS,
     THIRD_PERSON,
     TIMES,
 )
@@ -71,7 +72,9 @@ class Speaker:
         self.rng = rng
         self.world = LEVELS[scene.level]
         self.ask = HELD_OUT if held_out else ASK
-        self.talk: Mapping[str, Sequence[str]] = TALK_HELD_OUT if held_out else TALK
+        further = TALK_IN_LESSONS if scene.split == "train" else {}
+        ways = {name: (*common, *further.get(name, ())) for name, common in TALK.items()}
+        self.talk: Mapping[str, Sequence[str]] = TALK_HELD_OUT if held_out else ways
         self.colours = tuple(COLOURS)[: self.world.colours]
         self.shapes = SHAPES[: self.world.shapes]
 

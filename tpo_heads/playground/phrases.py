@@ -104,6 +104,16 @@ TALK: dict[str, tuple[str, ...]] = {
 }
 """Questions that are answered in words."""
 
+TALK_IN_LESSONS: dict[str, tuple[str, ...]] = {
+    "count": ("can you count the objects?",),
+    "colour": ("can you tell me the colour of the {e}?", "show me in words what colour the {e} is."),
+    "relation": ("can you see the {e} {relation} the {f}?", "find out, is the {e} {relation} the {f}?"),
+    "place": ("can you tell me where the {e} is, in words?",),
+    "does": ("can you tell me what the {e} does?", "show me in words what the {e} does."),
+    "whether": ("can you see the {e} {do}?", "find out, does the {e} {do}?"),
+}
+"""Further ways that training records use, with the verbs of the heads' questions; the base model's course does not."""
+
 TALK_HELD_OUT: dict[str, tuple[str, ...]] = {
     "count": ("tell me how many objects there are.",),
     "count_by": ("tell me how many {group} you see.",),

@@ -58,7 +58,7 @@ def default(
         "model": {"path": str(made["base"]), "dtype": "float32", "frames": 12, "max_length": 1024},
         "lora": {"r": 16, "alpha": 32.0},
         "heads": {name: _head(name, wanted, made["sam"]) for name in (*wanted, *guests)},
-        "loss": {"assign": 1.0},
+        "loss": {"assign": 1.0, "assign_every_answer": True},
         "data": {
             "train": [
                 *({"name": kind, "path": str(files[f"train-{kind}"]), "weight": 1.0} for kind in kinds),
@@ -90,6 +90,7 @@ def _head(name: str, wanted: Sequence[str], sam: Path | None) -> dict[str, Any]:
             "trains": "decoder",
             "anchor": "box",
             "aux_box": 5.0,
+            "object": 5.0,
             **({"weights": str(sam)} if sam else {}),
             **start,
         }
@@ -102,10 +103,10 @@ SHARES = {
     "region": {"image": 1.0},
     "mask": {"image": 0.55, "track": 0.35, "clip": 0.1},
     "temporal": {"clip": 1.0},
-    "joint": {"track": 0.25, "image": 0.5, "clip": 0.25},
+    "joint": {"track": 0.25, "image": 0.45, "clip": 0.3},
 }
 """Sources of each stage. The mask head learns on pictures first of all, where the region head's tokens know their way."""
-LENGTHS = {"assign": (40, 8), "region": (150, 10), "mask": (110, 8), "temporal": (260, 8), "joint": (115, 10), "guest": (200, 8)}
+LENGTHS = {"assign": (40, 8), "region": (190, 10), "mask": (110, 8), "temporal": (400, 8), "joint": (115, 10), "guest": (200, 8)}
 """Optimiser steps and batch size of each stage."""
 RATES = {
     "assign": (7e-3, 4e-3, 2e-3),
@@ -116,7 +117,9 @@ RATES = {
 }
 """Learning rates of adapter, tokens and heads. At 2e-3 the region head may stay on its first plateau. The temporal head finds what is named
 by itself: in its own stage nothing else learns, which costs no pass back through the language model."""
-MUON = {"mask": {"mask": 5e-3}, "temporal": {"temporal": 2e-2}, "joint": {"mask": 2e-3, "temporal": 4e-3}}
+KEEP = 512.0
+"""MiB of states kept on disk where only a head trains: each clip passes through the language model once, not in every epoch."""
+MUON = {"mask": {"mask": 5e-3}, "temporal": {"temporal": 5e-3}, "joint": {"mask": 2e-3, "temporal": 4e-3}}
 """Rates of Muon on heads' matrices, by stage: the temporal head learns in half the steps that AdamW needs."""
 WEIGHTS = {
     "mask": {"region": 0.3},
@@ -153,6 +156,7 @@ def _stages(wanted: Sequence[str], guests: Sequence[str], kinds: Sequence[str], 
             **({"weights": weights} if weights else {}),
             "train": {group: rate for group, rate in {"lora": lora, "tokens": tokens, **heads}.items() if rate is not None},
             **({"muon": muon} if muon else {}),
+            **({"keep_states": KEEP} if alone else {}),
             "warmup": 0.05,
             "min_lr_ratio": 0.05,
             "betas": [0.9, 0.98],

@@ -147,18 +147,19 @@ def lesson(speaker: Speaker, heads: Sequence[str]) -> list[Ask]:
         seen = speaker.seen()
         order = [seen[int(i)] for i in rng.permutation(len(seen))]
         asks += [speaker.region(absent=rng.random() < 0.1, thing=i) for i in (order * 2)[:4] if "region" in heads]
-        asks += [speaker.mask(absent=rng.random() < 0.1, thing=i) for i in order[:2] if "mask" in heads and rng.random() < 0.5]
+        asks += [speaker.mask(absent=rng.random() < 0.15, thing=i) for i in order[:2] if "mask" in heads and rng.random() < 0.5]
         asks += _conversation(speaker, 3)
     elif kind == "clip":
         happened = [int(i) for i in rng.permutation(len(speaker.scene.events))]
-        asks += [speaker.temporal(event=i) for i in (happened * 2)[:4] if "temporal" in heads]
-        asks += [speaker.temporal(absent=True)] if "temporal" in heads and rng.random() < 0.2 else []
+        absent = rng.random() < 0.5
+        asks += [speaker.temporal(event=i) for i in (happened * 2)[: 3 if absent else 4] if "temporal" in heads]
+        asks += [speaker.temporal(absent=True)] if "temporal" in heads and absent else []
         asks += _conversation(speaker, 2)
     else:
         seen = speaker.seen()
         order = [seen[int(i)] for i in rng.permutation(len(seen))]
         asks += [speaker.mask(thing=i) for i in order[:2] if "mask" in heads]
-        asks += [speaker.mask(absent=True)] if "mask" in heads and rng.random() < 0.15 else []
+        asks += [speaker.mask(absent=True)] if "mask" in heads and rng.random() < 0.4 else []
         asks += _conversation(speaker, 1)
     turns = [ask for ask in asks if ask is not None]
     turns = [turns[int(i)] for i in rng.permutation(len(turns))]

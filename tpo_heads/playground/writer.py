@@ -15,8 +15,11 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -30,6 +33,10 @@ from tpo_heads.playground.records import Record, Row, exam, lesson, paraphrase, 
 from tpo_heads.playground.render import Picture, render
 from tpo_heads.playground.scenes import KINDS, LEVELS, Kind, Scene, make_scene
 
+PART = 50
+"""Scenes written at a time."""
+MANY_PARTS = 30
+"""Parts from which on starting other processes costs less than it saves."""
 ALL_HEADS = ("region", "temporal", "mask")
 SPLITS = ("train", "val", "test")
 
@@ -118,28 +125,82 @@ def annotation_files(folder: str | Path) -> dict[str, Path]:
 
 def _write_all(folder: Path, plan: Plan, splits: Sequence[str]) -> None:
     for split in splits:
-        truths: list[Row] = []
         (folder / "media" / split).mkdir(parents=True)
+    parts = {split: list(_parts(plan, split)) for split in splits}
+    written = _in_processes(folder, plan, [part for split in splits for part in parts[split]])
+    for split in splits:
+        truths: list[Row] = []
         files: dict[str, list[Record]] = {split: []}
-        for scene, picture in _scenes(plan, split):
-            media = f"media/{split}/{scene.key}{'.png' if scene.kind == 'image' else '.mp4'}"
-            write_media(folder / media, scene, picture)
-            truths.append(truth(scene, picture, media))
-            for name, row in records_of(scene, picture, media=media, heads=plan.heads).items():
-                files.setdefault(f"{split}-{name}", []).append(row)
-                if name != "assignment":
-                    files[split].append(row)
+        for _ in parts[split]:
+            for row, records in next(written):
+                truths.append(row)
+                for name, one in records.items():
+                    files.setdefault(f"{split}-{name}", []).append(one)
+                    if name != "assignment":
+                        files[split].append(one)
         for name, rows in files.items():
             _write_lines(folder / f"{name}.jsonl", rows)
         _write_lines(folder / f"scenes-{split}.jsonl", truths)
 
 
-def _scenes(plan: Plan, split: str) -> Iterator[tuple[Scene, Picture]]:
+Part = tuple[str, Kind, range]
+"""A split, a kind, and which of its scenes."""
+Written = list[tuple[Row, dict[str, Record]]]
+"""Truth and records of each scene of a part."""
+
+
+def _parts(plan: Plan, split: str) -> Iterator[Part]:
     counts = plan.counts(split)
     for kind in KINDS:
-        for index in range(counts[kind]):
-            scene = make_scene(seed=plan.seed, split=split, kind=kind, level=plan.level, index=index, size=plan.size)
-            yield scene, render(scene)
+        for first in range(0, counts[kind], PART):
+            yield split, kind, range(first, min(first + PART, counts[kind]))
+
+
+def _write_part(folder: Path, plan: Plan, part: Part) -> Written:
+    """Write the media of some scenes; return each one's truth and records."""
+    split, kind, indices = part
+    done = []
+    for index in indices:
+        scene = make_scene(seed=plan.seed, split=split, kind=kind, level=plan.level, index=index, size=plan.size)
+        picture = render(scene)
+        media = f"media/{split}/{scene.key}{'.png' if kind == 'image' else '.mp4'}"
+        write_media(folder / media, scene, picture)
+        done.append((truth(scene, picture, media), records_of(scene, picture, media=media, heads=plan.heads)))
+    return done
+
+
+def _in_processes(folder: Path, plan: Plan, parts: Sequence[Part]) -> Iterator[Written]:
+    """Yield what was written of each part, in order; on all cores where there is enough to do."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if cores == 1 or len(parts) < MANY_PARTS:
+        yield from (_write_part(folder, plan, part) for part in parts)
+        return
+
+    # Programs of their own, not multiprocessing: the caller's main module may be a script without a guard, and it may hold threads.
+    def share(place: int) -> list[Written]:
+        mine = [[split, kind, [indices.start, indices.stop]] for split, kind, indices in parts[place::cores]]
+        order = json.dumps({"folder": str(folder), "plan": asdict(plan), "parts": mine})
+        done = subprocess.run([sys.executable, "-c", _PROGRAM], input=order, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise OSError(f"writing the playground under {folder} failed: {done.stderr.strip() or f'exit code {done.returncode}'}")
+        written: list[Written] = json.loads(done.stdout)
+        return written
+
+    with ThreadPoolExecutor(cores) as pool:
+        shares = list(pool.map(share, range(cores)))
+    yield from (shares[index % cores][index // cores] for index in range(len(parts)))
+
+
+_PROGRAM = "from tpo_heads.playground.writer import write_share; write_share()"
+
+
+def write_share() -> None:
+    """Write the parts that standard input names (JSON, see `_in_processes`), and print truth and records."""
+    order = json.load(sys.stdin)
+    given = order["plan"]
+    plan = Plan(**{**given, "heads": tuple(given["heads"]), "size": tuple(given["size"])})
+    written = [_write_part(Path(order["folder"]), plan, (split, kind, range(*span))) for split, kind, span in order["parts"]]
+    json.dump(written, sys.stdout)
 
 
 def records_of(scene: Scene, picture: Picture, *, media: str, heads: Sequence[str]) -> dict[str, Record]:
