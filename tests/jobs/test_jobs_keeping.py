@@ -134,7 +134,7 @@ def test_dropout_before_the_heads_is_refused(backbones, tmp_path):
         {**mapping["stages"][0], "name": "begin", "steps": 1, "train": {"lora": 1e-3}, "keep_states": None},
         *mapping["stages"],
     ]
-    with pytest.raises(ConfigError, match="drops out at random; set lora.dropout to 0"):
+    with pytest.raises(ConfigError, match=r"drops out at random; set lora\.dropout to 0"):
         run(mapping)
 
 

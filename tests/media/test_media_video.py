@@ -13,6 +13,7 @@ import tracemalloc
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 
 import av
 import numpy as np
@@ -20,7 +21,7 @@ import pytest
 from PIL import Image
 
 from tpo_core.errors import MediaError
-from tpo_core.media import Medium, open_media
+from tpo_core.media import Medium, open_media, video
 
 Stamp = Callable[[np.ndarray], int]
 MP4 = ["constant.mp4", "variable.mp4", "open_gop.mp4", "late.mp4"]
@@ -214,6 +215,22 @@ def test_a_changed_file_is_indexed_anew_and_has_another_key(tmp_path: Path, clip
     assert old.key != new.key
     assert open_media(path=path, kind="video").key == new.key
     assert open_media(path=path, kind="video", start=0.1).key != new.key
+
+
+def test_tables_of_frames_are_kept_up_to_a_number_of_frames(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many short clips or one film: what is kept weighs alike; the one used longest ago goes first."""
+    made: list[str] = []
+
+    def index(path: str, size: int, mtime_ns: int) -> SimpleNamespace:
+        made.append(path)
+        return SimpleNamespace(pts=range(int(path)))
+
+    monkeypatch.setattr(video, "_index", index)
+    cache = video._IndexCache(frames=10)
+    for path in ("4", "5", "4", "3", "4", "5", "100", "4"):
+        cache.get(path, 1, 1)
+    assert made == ["4", "5", "3", "5", "100", "4"]
+    assert cache.get("4", 1, 2) is not cache.get("4", 1, 1)
 
 
 def test_an_index_outside_the_clip_is_an_error(clips: Path) -> None:

@@ -15,7 +15,7 @@ from pycocotools import mask as coco
 
 from tpo_core.data.records import Record
 from tpo_core.errors import ConfigError, DataError
-from tpo_heads.playground import reader, tpo_readers
+from tpo_heads.playground import reader, tpo_readers, writer
 from tpo_heads.playground.commands import data
 from tpo_heads.playground.render import render
 from tpo_heads.playground.scenes import make_scene
@@ -134,6 +134,27 @@ def test_same_arguments_are_not_written_twice_and_others_replace(tmp_path: Path)
     write_playground(target, samples=10, seed=1, splits=("train",))
     assert mark.read_bytes() == text
     assert [path.name for path in tmp_path.iterdir()] == ["world"]
+
+
+def test_several_processes_write_the_same_files(folder, tmp_path, monkeypatch):
+    """Cut into many parts, shared out over programs of their own; `folder` was written in one go."""
+    monkeypatch.setattr(writer, "PART", 7)
+    monkeypatch.setattr(writer, "MANY_PARTS", 2)
+    monkeypatch.setattr(writer.os, "sched_getaffinity", lambda _: {0, 1, 2})
+    write_playground(tmp_path / "world", samples=60, seed=0, size=(96, 64))
+    expected = {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    found = {path.relative_to(tmp_path / "world"): path.read_bytes() for path in (tmp_path / "world").rglob("*") if path.is_file()}
+    assert found.keys() == expected.keys()
+    assert [str(name) for name, data in expected.items() if found[name] != data] == []
+
+
+def test_what_goes_wrong_in_another_process_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(writer, "MANY_PARTS", 1)
+    monkeypatch.setattr(writer, "_PROGRAM", "raise SystemExit('the disk is full')")
+    monkeypatch.setattr(writer.os, "sched_getaffinity", lambda _: {0, 1})
+    with pytest.raises(OSError, match=r"writing the playground under .* failed: the disk is full"):
+        write_playground(tmp_path / "world", samples=10)
+    assert not (tmp_path / "world").exists()
 
 
 def test_a_foreign_folder_is_left_alone(tmp_path: Path) -> None:
