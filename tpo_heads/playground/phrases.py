@@ -21,6 +21,8 @@ ASK: dict[str, tuple[str, ...]] = {
         "i want to see the {e}.",
         "mark the {e}.",
         "can you locate the {e}?",
+        "the {e}, can you show me where?",
+        "the {e}, find it.",
     ),
     "temporal": (
         "find the moment the {e} {does}.",
@@ -33,6 +35,7 @@ ASK: dict[str, tuple[str, ...]] = {
         "can you find the moment the {e} {does}?",
         "i want to see when the {e} {does}.",
         "point to the time the {e} {does}.",
+        "the {e}, when does it {do}?",
     ),
     "mask": (
         "find the {e} in every frame.",
@@ -47,6 +50,8 @@ ASK: dict[str, tuple[str, ...]] = {
         "locate every pixel of the {e}.",
         "outline the {e} in each frame.",
         "point to the {e} in each frame.",
+        "the {e}, cut it out.",
+        "the {e}, follow it.",
     ),
 }
 """Questions of the three heads, by task."""
@@ -107,6 +112,8 @@ TALK: dict[str, tuple[str, ...]] = {
 TALK_IN_LESSONS: dict[str, tuple[str, ...]] = {
     "count": ("can you count the objects?",),
     "colour": ("can you tell me the colour of the {e}?", "show me in words what colour the {e} is."),
+    "shape": ("the {e}, what shape is it?",),
+    "size": ("the {e}, what size is it?",),
     "relation": ("can you see the {e} {relation} the {f}?", "find out, is the {e} {relation} the {f}?"),
     "place": ("can you tell me where the {e} is, in words?",),
     "does": ("can you tell me what the {e} does?", "show me in words what the {e} does."),
