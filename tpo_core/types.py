@@ -387,7 +387,6 @@ __all__ = [
     "Denominators",
     "FrameFeatures",
     "HeadBatch",
-    "KeptStates",
     "Media",
     "MediaInfo",
     "Queries",
