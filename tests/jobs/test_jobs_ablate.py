@@ -241,6 +241,22 @@ def test_the_example_table_fits_the_long_recipe():
     assert any(run.keep.textual == {"region", "temporal"} for run in planned.values())
 
 
+def test_the_example_of_temporal_kinds_fits_the_first_run():
+    """Both rows train the same groups for the same steps, the language model's adapter too, and keep no states."""
+    plugins = load_plugins()
+    made = read_recipe(ROOT / "examples" / "playground.yaml", plugins, heads=None, overrides=())
+    steps = {stage.name: 1 for stage in made.stages}
+    rows = [
+        plan_run(made, row, 0, plugins, output=Path("x"), steps=steps).recipe for row in read_table(ROOT / "examples" / "temporal-kinds.yaml")
+    ]
+    assert [row["heads"]["temporal"]["kind"] for row in rows] == ["cg_detr", "mlp"]
+    assert rows[0]["stages"] == rows[1]["stages"]
+    temporal = rows[0]["stages"][-1]
+    assert temporal["name"] == "temporal"
+    assert set(temporal["train"]) == {"lora", "tokens", "heads.temporal"}
+    assert temporal.get("keep_states") is None
+
+
 class InProcess:
     """Stands for a process: runs the worker here."""
 
