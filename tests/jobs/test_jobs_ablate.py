@@ -246,9 +246,8 @@ def test_the_example_of_temporal_kinds_fits_the_first_run():
     plugins = load_plugins()
     made = read_recipe(ROOT / "examples" / "playground.yaml", plugins, heads=None, overrides=())
     steps = {stage.name: 1 for stage in made.stages}
-    rows = [
-        plan_run(made, row, 0, plugins, output=Path("x"), steps=steps).recipe for row in read_table(ROOT / "examples" / "temporal-kinds.yaml")
-    ]
+    table = read_table(ROOT / "examples" / "temporal-kinds.yaml")
+    rows = [plan_run(made, row, 0, plugins, output=Path("x"), steps=steps).recipe for row in table]
     assert [row["heads"]["temporal"]["kind"] for row in rows] == ["cg_detr", "mlp"]
     assert rows[0]["stages"] == rows[1]["stages"]
     temporal = rows[0]["stages"][-1]
