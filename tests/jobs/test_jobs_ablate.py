@@ -16,7 +16,7 @@ from tpo_core.cli import main
 from tpo_core.errors import ConfigError
 from tpo_core.jobs import ablate, ablate_worker
 from tpo_core.jobs.ablate import Ablation
-from tpo_core.jobs.ablate_plan import RowConfig, choose_rows, plan_run, read_table, standard_rows, with_sources
+from tpo_core.jobs.ablate_plan import RowConfig, choose_rows, read_table, standard_rows, with_sources
 from tpo_core.jobs.ablate_records import Keep, TextualPredictor, has_text, keeps_test, reshape
 from tpo_core.jobs.ablate_table import Cell, as_markdown, write_table
 from tpo_core.jobs.load import load_run
@@ -25,7 +25,6 @@ from tpo_core.plugins import load_plugins
 from tpo_core.predict import Prediction, Predictor
 from tpo_core.types import BackboneView
 
-ROOT = Path(__file__).resolve().parents[2]
 VIEW = BackboneView("toy", 4, 1, 8, 8)
 
 
@@ -224,36 +223,6 @@ def test_a_table_with_a_fault_says_where(tmp_path):
     path.write_text("rows:\n  - {name: a, head: [x]}\n")
     with pytest.raises(ConfigError, match=r"rows\[0\].head: .*a row has name, heads"):
         read_table(path)
-
-
-def test_the_example_table_fits_the_long_recipe():
-    """Its rows name heads, which core does not; each must give a recipe that is valid."""
-    plugins = load_plugins()
-    made = read_recipe(ROOT / "examples" / "playground-long.yaml", plugins, heads=None, overrides=())
-    rows = read_table(ROOT / "examples" / "ablation.yaml")
-    steps = {stage.name: 1 for stage in made.stages}
-    planned = {row.name: plan_run(made, row, 0, plugins, output=Path("x"), steps=steps) for row in rows}
-    assert len({run.folder for run in planned.values()}) == len(rows)
-    assert {tuple(sorted(run.keep.heads)) for run in planned.values()} >= {("mask",), ("region",), ("temporal",), ("mask", "region"), ()}
-    assert any(run.recipe["heads"].get("temporal", {}).get("kind") == "mlp" for run in planned.values())
-    assert any(run.recipe["heads"].get("mask", {}).get("objective") == "distil" for run in planned.values())
-    assert any(all(head["detach"] for head in run.recipe["heads"].values()) for run in planned.values())
-    assert any(run.keep.textual == {"region", "temporal"} for run in planned.values())
-
-
-def test_the_example_of_temporal_kinds_fits_the_first_run():
-    """Both rows train the same groups for the same steps, the language model's adapter too, and keep no states."""
-    plugins = load_plugins()
-    made = read_recipe(ROOT / "examples" / "playground.yaml", plugins, heads=None, overrides=())
-    steps = {stage.name: 1 for stage in made.stages}
-    table = read_table(ROOT / "examples" / "temporal-kinds.yaml")
-    rows = [plan_run(made, row, 0, plugins, output=Path("x"), steps=steps).recipe for row in table]
-    assert [row["heads"]["temporal"]["kind"] for row in rows] == ["cg_detr", "mlp"]
-    assert rows[0]["stages"] == rows[1]["stages"]
-    temporal = rows[0]["stages"][-1]
-    assert temporal["name"] == "temporal"
-    assert set(temporal["train"]) == {"lora", "tokens", "heads.temporal"}
-    assert temporal.get("keep_states") is None
 
 
 class InProcess:

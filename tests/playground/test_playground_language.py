@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from importlib import resources
+
 import numpy as np
 import pytest
 
@@ -128,7 +131,8 @@ def test_yes_and_no_are_even() -> None:
 
 
 def test_held_out_phrasings_are_never_trained_on() -> None:
-    trained = {way for table in (phrases.ASK, phrases.TALK, phrases.TALK_IN_LESSONS) for ways in table.values() for way in ways}
+    tables = (phrases.ASK, phrases.ASK_BY_NAME, phrases.TALK, phrases.TALK_IN_LESSONS)
+    trained = {way for table in tables for ways in table.values() for way in ways}
     held = {way for table in (phrases.HELD_OUT, phrases.TALK_HELD_OUT) for ways in table.values() for way in ways}
     assert trained.isdisjoint(held)
     assert set(phrases.HELD_OUT) == set(phrases.ASK)
@@ -191,3 +195,10 @@ def test_choices_hold_the_answer() -> None:
         assert all(option in ask.question for option in ask.choices)
     places = [ask.choices.index(ask.answer) for ask in made]
     assert set(places) == {0, 1, 2}
+
+
+def test_the_shipped_tokenizer_is_the_one_that_the_command_makes() -> None:
+    """Its pieces are weighed by how often the tables of phrases have them: ways that are added later go into a table of their own."""
+    shipped = resources.files("tpo_heads.playground") / "assets" / "base" / "tokenizer.json"
+    made = json.loads(train_tokenizer().backend_tokenizer.to_str())
+    assert made["model"]["vocab"] == json.loads(shipped.read_text("utf-8"))["model"]["vocab"]

@@ -12,6 +12,7 @@ import numpy as np
 
 from tpo_heads.playground.phrases import (
     ASK,
+    ASK_BY_NAME,
     CELLS,
     COLUMNS,
     DESCRIBE,
@@ -71,7 +72,7 @@ class Speaker:
         self.picture = picture
         self.rng = rng
         self.world = LEVELS[scene.level]
-        self.ask = HELD_OUT if held_out else ASK
+        self.ask = HELD_OUT if held_out else {task: (*ways, *ASK_BY_NAME[task]) for task, ways in ASK.items()}
         further = TALK_IN_LESSONS if scene.split == "train" else {}
         ways = {name: (*common, *further.get(name, ())) for name, common in TALK.items()}
         self.talk: Mapping[str, Sequence[str]] = TALK_HELD_OUT if held_out else ways

@@ -21,8 +21,6 @@ ASK: dict[str, tuple[str, ...]] = {
         "i want to see the {e}.",
         "mark the {e}.",
         "can you locate the {e}?",
-        "the {e}, can you show me where?",
-        "the {e}, find it.",
     ),
     "temporal": (
         "find the moment the {e} {does}.",
@@ -35,7 +33,6 @@ ASK: dict[str, tuple[str, ...]] = {
         "can you find the moment the {e} {does}?",
         "i want to see when the {e} {does}.",
         "point to the time the {e} {does}.",
-        "the {e}, when does it {do}?",
     ),
     "mask": (
         "find the {e} in every frame.",
@@ -50,11 +47,16 @@ ASK: dict[str, tuple[str, ...]] = {
         "locate every pixel of the {e}.",
         "outline the {e} in each frame.",
         "point to the {e} in each frame.",
-        "the {e}, cut it out.",
-        "the {e}, follow it.",
     ),
 }
 """Questions of the three heads, by task."""
+
+ASK_BY_NAME: dict[str, tuple[str, ...]] = {
+    "region": ("the {e}, can you show me where?", "the {e}, find it."),
+    "temporal": ("the {e}, when does it {do}?",),
+    "mask": ("the {e}, cut it out.", "the {e}, follow it."),
+}
+"""Further ways, which name the thing first; not among the sentences of which the base model's tokenizer is made."""
 
 HELD_OUT: dict[str, tuple[str, ...]] = {
     "region": (

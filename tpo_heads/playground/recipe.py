@@ -78,7 +78,7 @@ def default(
 def _head(name: str, wanted: Sequence[str], sam: Path | None) -> dict[str, Any]:
     if name == "temporal":
         # Twelve steps of time, one event to find: small, no dropout, and of the losses those that bear on windows and highlights. (With
-        # the published factor of the gIoU, one run in four found the event and never its edges.)
+        # the published factor of the gIoU, some runs found the event and never its edges.)
         sizes = {"hidden": 64, "attention_heads": 4, "inner_width": 128, "moment_queries": 4, "dummies": 4}
         layers = {"dummy_layers": 1, "text_layers": 1, "encoder_layers": 1, "decoder_layers": 2}
         losses = {"background_weight": 0.5, "saliency_weight": 1.0, "align_weight": 0.0, "distill_weight": 0.0, "orthogonal_weight": 0.0}
