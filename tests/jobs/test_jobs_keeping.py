@@ -138,6 +138,24 @@ def test_dropout_before_the_heads_is_refused(backbones, tmp_path):
         run(mapping)
 
 
+@pytest.mark.parametrize(
+    ("last", "message"),
+    [
+        ({"train": {"heads": 1e-3, "lora": 1e-3}}, "keep_states keeps what comes before the heads, but lora trains"),
+        ({"muon": {"lora": 1e-3}}, "muon names the group 'lora', which does not train"),
+    ],
+)
+def test_a_mistake_in_the_last_stage_is_told_before_the_first_one_trains(last, message, backbones, tmp_path):
+    mapping = heads_alone(tmp_path, backbones["qwen3_vl"], keep_states=1.0)
+    mapping |= {"lora": {"r": 4, "alpha": 8.0}}
+    only = mapping["stages"][0]
+    mapping["stages"] = [{**only, "name": "begin", "keep_states": None}, {**only, **last}]
+    with pytest.raises(ConfigError, match=message):
+        run(mapping)
+    assert not list(tmp_path.rglob("metrics.jsonl"))
+    assert not list(tmp_path.rglob("checkpoint-*"))
+
+
 def test_a_spatial_prompt_is_learnt_from_each_time(backbones, tmp_path, passes):
     """What embeds it is part of the head, and trains: such samples are not kept, and the prompt module gets its gradient."""
     rows = region_rows()

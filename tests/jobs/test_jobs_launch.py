@@ -43,17 +43,39 @@ def test_all_end_when_one_fails(
 ) -> None:
     monkeypatch.setattr(launch, "_SELF", PROGRAM)
     monkeypatch.setattr(launch, "GRACE", 0.5)
-    assert launch.launch([str(tmp_path / "rank"), broken], 2) == code
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    assert launch.watch([str(tmp_path / "rank"), broken], 2) == code
     assert [(tmp_path / f"rank{rank}").read_text() for rank in range(2)] == ["2 0 127.0.0.1", "2 1 127.0.0.1"]
     out, err = capfd.readouterr()
     assert out == "said by 0\n"
     assert err == ("" if broken == "-" else f"broken in {broken}\n")
 
 
+BECOMES = """
+import sys, torch
+from tpo_core.cli import launch
+print("torch" in sys.modules, flush=True)
+launch._WATCH = (
+    "import os, sys; from tpo_core.cli.launch import watch; "
+    "print('torch' in sys.modules, sys.argv[1:], os.environ['WORLD_SIZE'], os.environ['MASTER_ADDR']); "
+    "print(os.environ['MASTER_PORT'].isdigit()); "
+    "sys.exit(7)"
+)
+launch.launch(["train", "a b"], 2)
+"""
+
+
+def test_what_waits_is_small_and_has_the_arguments_and_the_exit_code() -> None:
+    done = subprocess.run([sys.executable, "-c", BECOMES], capture_output=True, text=True, check=False)
+    assert done.returncode == 7, done.stderr
+    assert done.stdout.splitlines() == ["True", "False ['2', 'train', 'a b'] 2 127.0.0.1", "True"]
+
+
 @pytest.mark.long
 def test_two_processes_learn_what_one_learns(tmp_path: Path) -> None:
-    """The same command with one thread (one process) and with two: the same losses, and the memory of both is told."""
-    losses = []
+    """The same command with one thread (one process) and with two: the same losses, and the memory of both is told, shared pages once."""
+    losses, peaks = [], []
     for threads in ("1", "2"):
         output = tmp_path / threads
         command = [sys.executable, "-c", launch._SELF, "train", "--heads", "region", "--output", str(output), "--json"]
@@ -63,5 +85,7 @@ def test_two_processes_learn_what_one_learns(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
         summary = json.loads(done.stdout.splitlines()[-1])
         assert summary["steps"] >= 3
+        peaks.append(summary["peak_rss_bytes"])
         losses.append([json.loads(line)["loss"] for line in (output / "metrics.jsonl").read_text().splitlines()])
     assert losses[1] == pytest.approx(losses[0], rel=1e-3)
+    assert 1.2 * peaks[0] < peaks[1] < 1.95 * peaks[0]

@@ -29,6 +29,7 @@ sys.stderr.flush()
 os._exit(code)
 """
 """A process's program. It leaves without C++'s own clean-up: threads of the process group, whose peers are gone by then, aborted there."""
+_WATCH = "import sys; from tpo_core.cli.launch import watch; sys.exit(watch(sys.argv[2:], int(sys.argv[1])))"
 
 
 def processes_here(wanted: int) -> int:
@@ -41,23 +42,34 @@ def processes_here(wanted: int) -> int:
 
 
 def launch(arguments: Sequence[str], count: int) -> int:
-    """Run ``tpo ARGUMENTS`` in `count` processes and return the exit code. The first one speaks; of the others, one that fails by itself.
+    """Run ``tpo ARGUMENTS`` in `count` processes that share this machine's threads or take a GPU each, and return the exit code.
+
+    This process becomes a small one that only waits: what it has imported would lie in memory all the while.
 
     Args:
         arguments: the command line without the program.
-        count: processes; they share this machine's threads or take a GPU each.
     """
     import torch
 
     shared = {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
     if not torch.cuda.is_available():
         shared |= {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": str(max(1, torch.get_num_threads() // count))}
+    os.environ.update(shared)
+    if os.name != "posix":
+        return watch(arguments, count)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execv(sys.executable, [sys.executable, "-c", _WATCH, str(count), *arguments])
+
+
+def watch(arguments: Sequence[str], count: int) -> int:
+    """Start the processes, wait, and return the exit code. The first one speaks; of the others, one that fails by itself."""
     command = [sys.executable, "-c", _SELF, *arguments]
     with tempfile.TemporaryFile("w+") as words:
         children: list[subprocess.Popen[str]] = []
         for rank in range(count):
             silent: dict[str, IO[str] | int] = {} if rank == 0 else {"stdout": subprocess.DEVNULL, "stderr": words}
-            environment = {**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+            environment = {**os.environ, "RANK": str(rank), "LOCAL_RANK": str(rank)}
             children.append(subprocess.Popen(command, env=environment, text=True, **silent))  # type: ignore[call-overload]  # one of two forms
         code = _wait(children)
         if code and children[0].returncode in (0, None, -15):

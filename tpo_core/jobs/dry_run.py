@@ -17,13 +17,13 @@ from tpo_core.data.records import Record
 from tpo_core.errors import BackboneError, CheckpointError, DataError, TPOError
 from tpo_core.jobs.assembly import assemble, layouts_of, load_heads
 from tpo_core.jobs.dry_cost import SampleSize, as_json, count_parameters, count_patches, estimate_memory, estimate_operations, shape_of
-from tpo_core.jobs.keeping import check_keeping
+from tpo_core.jobs.keeping import checked_rates
 from tpo_core.jobs.sources import OpenSource, open_sources, stage_mixture
 from tpo_core.media import open_media
 from tpo_core.model.build import Assembly
 from tpo_core.plugins import LoadedHead, Plugins
 from tpo_core.runs import find_checkpoint
-from tpo_core.train import fixed_parameters, freeze, resolve_muon_rates, resolve_rates, stage_steps
+from tpo_core.train import fixed_parameters, freeze, stage_steps
 
 ROWS = 8
 """First rows of a source that are read, prepared and measured."""
@@ -226,10 +226,7 @@ class DryRun:
         if self._fixed is None:
             # What heads' authors froze is known only before the first stage freezes anything.
             self._fixed = fixed_parameters(model)
-        rates = resolve_rates(stage, model.groups())
-        resolve_muon_rates(stage, model.groups())
-        if stage.keep_states is not None:
-            check_keeping(stage, model, rates)
+        rates = checked_rates(stage, model)
         trained = freeze(model, rates, fixed=self._fixed)
         lora = assembly.options.lora
         known = size or SampleSize(0.0, 0.0, 0.0, 0.0)

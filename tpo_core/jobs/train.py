@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import resource
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -22,9 +21,10 @@ from tpo_core.data.mixture import Draw, Mixture
 from tpo_core.data.quarantine import Quarantine
 from tpo_core.errors import CheckpointError, TrainError
 from tpo_core.jobs.assembly import TRAINED_GROUPS, assemble, capture_state, identity_of, layouts_of, load_heads, restore_state
-from tpo_core.jobs.keeping import check_keeping, kept_states
+from tpo_core.jobs.keeping import checked_rates, kept_states
 from tpo_core.jobs.listen import JobListener
 from tpo_core.jobs.measure import Answerer, ask_tests, measure_model, open_tests
+from tpo_core.jobs.memory import peak_bytes, shared_bytes
 from tpo_core.jobs.sources import OpenSource, ReadAndPrepare, dry_rows, open_sources, stage_mixture
 from tpo_core.model.build import Assembly
 from tpo_core.plugins import LoadedHead, Plugins
@@ -99,7 +99,11 @@ class TrainJob:
         self._accelerator = make_accelerator(recipe.trainer, logging_dir=str(output), cpu=self.cpu, run_config=plain)
         if not self._accelerator.is_main_process:
             self.listener = JobListener()
-        self._folder = self._open_folder(output, self._assemble(None))
+        first = self._assemble(None)
+        for stage in recipe.stages:
+            # A mistake in the last stage is told before the first one takes its time.
+            checked_rates(stage, first.model)
+        self._folder = self._open_folder(output, first)
         if self.resume and (done := _finished(output)) is not None:
             self.listener.say(f"{output} is finished; nothing to train")
             return done
@@ -135,9 +139,7 @@ class TrainJob:
         model.to(accelerator.device)
         mixture, sources = stage_mixture(recipe, stage, self._sources)
         prepare = ReadAndPrepare(sources, assembly.preparer)
-        rates = resolve_rates(stage, model.groups())
-        if stage.keep_states is not None:
-            check_keeping(stage, model, rates)
+        rates = checked_rates(stage, model)
         freeze(model, rates, fixed=fixed)
         unreached = freeze_unreached(model, [assembly.collator()(one) for one in _by_fours(dry_rows(sources, prepare))])
         steps = stage_steps(stage, sum(s.size for s in sources))
@@ -294,8 +296,11 @@ class TrainJob:
         return loaded.state
 
     def _used_elsewhere(self) -> tuple[float, float]:
-        """Return CPU seconds and peak bytes of the other processes, on the main one, which has the machine to itself from here on."""
-        mine = torch.tensor([time.process_time(), _peak_bytes()], dtype=torch.float64)
+        """Return CPU seconds and peak bytes of the other processes, on the main one, which has the machine to itself from here on.
+
+        What they share with it (libraries) is not counted again.
+        """
+        mine = torch.tensor([time.process_time(), peak_bytes() - shared_bytes()], dtype=torch.float64)
         seconds, peak = (add_over_processes(mine, self._accelerator) - mine).tolist()
         if self._accelerator.num_processes > 1 and self._accelerator.device.type == "cpu":
             torch.set_num_threads(torch.get_num_threads() * self._accelerator.num_processes)
@@ -328,7 +333,7 @@ class TrainJob:
             **figures,
             "seconds": round(time.perf_counter() - began, 1),
             "cpu_seconds": round(time.process_time() + elsewhere[0], 1),
-            "peak_rss_bytes": _peak_bytes() + int(elsewhere[1]),
+            "peak_rss_bytes": peak_bytes() + int(elsewhere[1]),
             "bad_rows": len(self._quarantine),
             "steps": self._global_step,
             "output": str(output),
@@ -358,10 +363,6 @@ class TrainJob:
         paths = {stage.name: _stage_file(self.recipe.output, stage) for stage in earlier}
         found = {name: json.loads(path.read_text("utf-8")) for name, path in paths.items() if path.exists()}
         return {**found, final.name: {key: last[key] for key in ("heads", "conversation")}}
-
-
-def _peak_bytes() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _stage_file(output: str, stage: StageConfig) -> Path:
