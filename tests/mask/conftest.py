@@ -50,6 +50,10 @@ class Bench:
         rle = [None if mask is None else encode(mask) for mask in masks.values()]
         return Target.model_validate({"id": name, "head": "mask", "size": list(SIZE), "frames": list(masks), "rle": rle, **fields})
 
+    def box_prompt(self, frame: int = 0, box: tuple[int, ...] = (8, 12, 40, 36)) -> Target:
+        fields = {"id": "p", "role": "prompt", "kind": "box", "size": list(SIZE), "frame": frame, "boxes": [list(box)]}
+        return Target.model_validate(fields)
+
     def clip(self, media: Any, *targets: Target, training: bool = True, seed: int = 0, seen: tuple[int, ...] = ()) -> ClipView:
         return ClipView(media, targets, training=training, seed=(seed,), frame_indices=seen)
 

@@ -11,7 +11,9 @@ from tpo_heads.mask.config import MaskConfig
 (SPEC,) = announce()
 CONFIGS = {
     "default": MaskConfig(),
-    "streamed": MaskConfig(trains="all", chunk_frames=4, prompt_frame="best", multimask=True, slots=2, points=64, objective="both"),
+    "streamed": MaskConfig(
+        trains="all", chunk_frames=4, prompt_frame="best", multimask=True, slots=2, points=64, objective="both", presence=True
+    ),
     "release": MaskConfig(objective="distil", path="both", cache_mib=0),
 }
 CHECKS = [

@@ -1,9 +1,8 @@
-"""The head: gradients, who trains, padding, prompts and their frames, shared features, streaming."""
+"""The head: gradients, who trains, padding, prompts and their frames, shared features."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +11,10 @@ import pytest
 import torch
 
 from tpo_core.errors import CheckpointError, ConfigError
-from tpo_core.stack import stack_rows
-from tpo_core.types import Chunk, ClipView, Target
+from tpo_core.types import Target
 from tpo_heads.mask.config import MaskConfig
 from tpo_heads.mask.sam import save_weights
 from tpo_heads.mask.segment import pick_frame
-from tpo_heads.mask.stream import _Stream
 from tpo_heads.mask.track import corner_tokens, decode_first, encode_frames
 
 EMPTY = np.zeros((48, 64), dtype=bool)
@@ -31,10 +28,6 @@ def weighted(head: Any, losses: dict[str, torch.Tensor]) -> torch.Tensor:
     return sum(head.term_weights[name] * rows.sum() for name, rows in losses.items())
 
 
-def box_prompt(frame: int = 0, box: tuple[int, ...] = (8, 12, 40, 36)) -> Target:
-    return Target.model_validate({"id": "p", "role": "prompt", "kind": "box", "size": [64, 48], "frame": frame, "boxes": [list(box)]})
-
-
 @pytest.mark.parametrize(
     ("options", "sam_trains"),
     [
@@ -46,6 +39,7 @@ def box_prompt(frame: int = 0, box: tuple[int, ...] = (8, 12, 40, 36)) -> Target
         ({"trains": "decoder", "objective": "both"}, "decoder"),
         ({"trains": "decoder", "objective": "distil"}, "none"),
         ({"trains": "decoder", "anchor": "box"}, "decoder"),
+        ({"trains": "decoder", "presence": True}, "decoder"),
     ],
     ids=str,
 )
@@ -54,7 +48,7 @@ def test_exactly_what_trains_gets_a_gradient(bench: Any, options: dict[str, Any]
     config = MaskConfig(**options)
     head = bench.head(config).train()
     target = moving(bench, 4, absent=(2,))
-    prompts = {0: box_prompt()}
+    prompts = {0: bench.box_prompt()}
     queries, targets = bench.batch(config, [bench.clip(bench.media(4), target)], prompts=prompts)
     states = queries.states_NSD.requires_grad_()
     losses = head.loss(head(queries, targets), targets)
@@ -212,7 +206,7 @@ def test_box_prompt_equals_plain_sam2(bench: Any) -> None:
     for path in ("embedding", "box", "both"):
         config = MaskConfig(path=path, cache_mib=0)
         head = bench.head(config).eval()
-        queries, _ = bench.batch(config, [bench.clip(media, training=False)], prompts={0: box_prompt(frame=1)})
+        queries, _ = bench.batch(config, [bench.clip(media, training=False)], prompts={0: bench.box_prompt(frame=1)})
         with torch.no_grad():
             found[path] = head(queries)["masks"][0, 1]
             frames = bench.codec(config).inputs(bench.clip(media, training=False))["frames"]
@@ -230,7 +224,7 @@ def test_unprompted_queries_use_the_embedding_whatever_the_path(bench: Any) -> N
         config = MaskConfig(path=path, prompt_frame="first")
         head = bench.head(config).eval()
         targets = [moving(bench, 2, "a"), moving(bench, 2, "b")]
-        queries, _ = bench.batch(config, [bench.clip(media, *targets, training=False)], prompts={0: box_prompt()})
+        queries, _ = bench.batch(config, [bench.clip(media, *targets, training=False)], prompts={0: bench.box_prompt()})
         with torch.no_grad():
             found.append(head(queries)["masks"])
     torch.testing.assert_close(found[0][1], found[1][1])
@@ -263,106 +257,6 @@ def test_prediction_prompts_the_frame_of_its_object_score(bench: Any, rule: Any)
     torch.testing.assert_close(output["masks"][0, expected], step.masks_BMhw[expected, 0])
     others = [frame for frame in range(4) if frame != expected]
     assert not any(torch.allclose(output["masks"][0, frame], step.masks_BMhw[frame, 0], atol=1e-4) for frame in others)
-
-
-class Stream:
-    """A long clip's chunks as core hands them over, noting how far they were read."""
-
-    def __init__(self, bench: Any, config: MaskConfig, clip: ClipView) -> None:
-        self.codec, self.clip = bench.codec(config), clip
-        self.read: list[int] = []
-
-    def __iter__(self) -> Iterator[Chunk]:
-        for chunk in self.codec.chunks(self.clip):
-            self.read.append(int(chunk.inputs["stage"]))
-            yield Chunk(stack_rows([chunk.inputs], self.codec.ragged))
-
-
-def frames_of(head: Any, queries: Any, stream: Stream) -> dict[tuple[int, int], torch.Tensor]:
-    """Return (row, frame) -> mask logits and object score, flat."""
-    found = {}
-    with torch.no_grad():
-        for output in head.stream(queries, stream):
-            for row, t in torch.nonzero(output["valid"]).tolist():
-                key = (row, int(output["frame_index"][row, t]))
-                assert key not in found
-                found[key] = torch.cat([output["masks"][row, t].flatten(), output["object"][row, t : t + 1]])
-    return found
-
-
-@pytest.mark.parametrize(("prompt", "options"), [(None, {}), (0, {}), (7, {}), (None, {"anchor": "box"})])
-def test_a_streamed_clip_gives_what_the_whole_gives(bench: Any, prompt: int | None, options: dict[str, Any]) -> None:
-    count = 11
-    clip = bench.clip(bench.media(count), training=False, seen=(0, 3, 6, 9))
-    prompts = {0: box_prompt(prompt)} if prompt is not None else None
-    found = []
-    for chunk_frames in (4, count):
-        config = MaskConfig(chunk_frames=chunk_frames, path="box", prompt_frame="first", **options)
-        head = bench.head(config).eval()
-        targets = [bench.target({0: EMPTY}, name) for name in ("a", "b")]
-        queries, _ = bench.batch(config, [bench.clip(clip.media, *targets, training=False)], prompts=prompts)
-        stream = Stream(bench, config, clip)
-        found.append(frames_of(head, queries, stream))
-    assert stream.read == [0]
-    streamed, whole = found
-    assert sorted(whole) == [(row, frame) for row in range(2) for frame in range(count)]
-    assert sorted(streamed) == sorted(whole)
-    for key, values in whole.items():
-        torch.testing.assert_close(streamed[key], values, rtol=1e-4, atol=1e-5)
-    # Fresh weights differ little, yet by more than what is allowed above.
-    assert float((whole[0, 10] - whole[1, 10]).abs().max()) > 1e-4
-    assert float((whole[0, 9] - whole[0, 10]).abs().max()) > 1e-3
-
-
-def test_streaming_reads_the_way_back_only_where_needed(bench: Any) -> None:
-    config = MaskConfig(chunk_frames=4, prompt_frame="first")
-    head = bench.head(config).eval()
-    clip = bench.clip(bench.media(10), training=False, seen=(0, 5))
-    queries, _ = bench.batch(config, [clip])
-    stream = Stream(bench, config, clip)
-    frames_of(head, queries, stream)
-    assert stream.read == [1, 2, 2, 2]
-    assert head.source.encoded == 10
-    queries, _ = bench.batch(config, [clip], prompts={0: box_prompt(6)})
-    stream = Stream(bench, config, clip)
-    assert sorted(frames_of(head, queries, stream)) == [(0, frame) for frame in range(10)]
-    assert stream.read == [1, 2, 2, 2, 3, 3, 3]
-
-
-def test_streaming_looks_among_the_frames_that_the_model_saw(bench: Any) -> None:
-    config = MaskConfig(chunk_frames=4, prompt_frame="best")
-    head = bench.head(config).eval()
-    clip = bench.clip(bench.media(12), training=False, seen=(0, 5, 11))
-    queries, _ = bench.batch(config, [clip])
-    look = next(iter(Stream(bench, config, clip))).inputs
-    assert look["frame_index"].tolist() == [[0, 5, 11]]
-    with torch.no_grad():
-        tokens = head.adapter(queries.states_NSD).expand(3, -1, -1)
-        step = decode_first(head.sam, encode_frames(head.sam, look["frames"][0]), tokens)
-    best = (0, 5, 11)[int(step.object_B.argmax())]
-    found = frames_of(head, queries, Stream(bench, config, clip))
-    assert sorted(found) == [(0, frame) for frame in range(12)]
-    torch.testing.assert_close(found[0, best][:-1], step.masks_BMhw[int(step.object_B.argmax()), 0].flatten())
-
-
-def test_streaming_memory_does_not_grow(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = MaskConfig(chunk_frames=4)
-    head = bench.head(config).eval()
-    held: list[int] = []
-    answer = _Stream.answer
-
-    def counted(self: _Stream, inputs: Any, stage: int) -> Any:
-        output = answer(self, inputs, stage)
-        held.append(sum(tracker.held for tracker, _ in self.trackers.values()))
-        return output
-
-    monkeypatch.setattr(_Stream, "answer", counted)
-    clip = bench.clip(bench.media(48), training=False, seen=(0, 20))
-    queries, _ = bench.batch(config, [clip], prompts={0: box_prompt(20)})
-    list(head.stream(queries, Stream(bench, config, clip)))
-    bound = 2 * head.sam.max_obj_ptrs_in_encoder + 1
-    assert max(held) <= bound
-    assert held[10] == held[12] == bound - 1
 
 
 def test_missing_weights_are_an_error_unless_a_run_brings_them(bench: Any, tmp_path: Path) -> None:

@@ -42,6 +42,11 @@ class MaskConfig(HeadConfig):
         description="what the adapter's tokens are added to: nothing (paper), or SAM2's own prompt for a box that is read off the "
         "embedding and learnt by aux_box whatever the objective, so that the adapter says only what a box does not",
     )
+    presence: bool = Field(
+        False,
+        description="add to SAM2's object score (a logit) what one linear layer reads off the task embedding, zero at first: whether the "
+        "words name anything here at all; learnt by the loss of that score, so that objective distil has none; false: SAM2's own (paper)",
+    )
     multimask: bool = Field(False, description="three candidate masks at the prompt frame (SAM2 does so for one point, not for boxes)")
     path: Literal["embedding", "box", "both"] = Field(
         "embedding", description="what prompts SAM2 where the question gives a box: the embedding, the box (plain SAM2), or both"

@@ -20,9 +20,9 @@ from tpo_core.types import Chunk, Queries, Tensors, Widths
 from tpo_heads.mask.config import MaskConfig
 from tpo_heads.mask.features import FeatureSource
 from tpo_heads.mask.objective import mask_terms, prompt_terms
-from tpo_heads.mask.prompts import Adapter, PromptEncoder
+from tpo_heads.mask.prompts import Adapter, Presence, PromptEncoder
 from tpo_heads.mask.sam import SAM_CARDS, build_sam, fetch_weights, load_weights
-from tpo_heads.mask.segment import ask, segment
+from tpo_heads.mask.segment import add_presence, ask, segment
 from tpo_heads.mask.stream import stream_clip
 from tpo_heads.mask.track import corner_tokens, unused_parameters
 
@@ -50,6 +50,7 @@ class MaskHead(Head[MaskConfig]):
             assert self.aux_box is not None, "an anchor is a box"
             self.adapter.start_at(torch.zeros(self.adapter.shape))
             self.aux_box.start_at(torch.tensor([[0.25, 0.25, 0.75, 0.75]]))
+        self.presence = Presence(widths.hidden, config.slots) if config.presence and config.pixels else None
         self.source = FeatureSource(config, self.sam)
         self._absent_weights: str | None = None
         self._load_weights()
@@ -80,7 +81,10 @@ class MaskHead(Head[MaskConfig]):
             return output
         asked = ask(queries, tokens_NPC, self.sam, self.config, targets if self.training else None)
         features, index_KT = self.source.of_batch(queries.inputs, asked.lengths_K, keep=self.training)
-        return output | segment(self.sam, features, index_KT, asked, self.config, learning=self.training)
+        found = segment(self.sam, features, index_KT, asked, self.config, learning=self.training)
+        if self.presence is not None:
+            found["object"] = add_presence(found["object"], self.presence(queries.states_NSD), asked.kind)
+        return output | found
 
     def loss(self, output: Tensors, targets: Tensors) -> Tensors:
         """Return the summed loss of each query per term; see `tpo_heads.mask.losses` for the terms' sources."""
@@ -118,12 +122,13 @@ class MaskHead(Head[MaskConfig]):
         """
         self._need_weights()
         tokens_NPC, _ = self._prompt(queries)
+        presence_N = None if self.presence is None else self.presence(queries.states_NSD)
 
         def whole(chunk: Chunk) -> Tensors:
             output: Tensors = self(queries.with_media(chunk.features, chunk.inputs))
             return output
 
-        yield from stream_clip(self.sam, self.source, queries, tokens_NPC, chunks, self.config, whole=whole)
+        yield from stream_clip(self.sam, self.source, queries, tokens_NPC, chunks, self.config, whole=whole, presence_N=presence_N)
 
     def _prompt(self, queries: Queries) -> tuple[Tensor, Tensor | None]:
         """Return SAM2's prompt tokens (N, P, C), and the box that was read off the embedding (N, 4; xyxy, 0-1), if any."""

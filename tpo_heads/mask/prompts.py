@@ -48,6 +48,21 @@ class Adapter(nn.Module):
         return tokens
 
 
+class Presence(nn.Module):
+    """Task embeddings -> what they say of whether the object is there at all: a logit, zero at first."""
+
+    def __init__(self, hidden: int, slots: int) -> None:
+        super().__init__()
+        self.read = nn.Linear(hidden * slots, 1)
+        nn.init.zeros_(self.read.weight)
+        nn.init.zeros_(self.read.bias)
+
+    def forward(self, states_NSD: Tensor) -> Tensor:
+        """Return logits (N,)."""
+        logits: Tensor = self.read(states_NSD.to(self.read.weight.dtype).flatten(1)).squeeze(1)
+        return logits
+
+
 class PromptEncoder(nn.Module):
     """A box or a point of the question -> the embedding that stands for it there (release: Linear 4-2048, ReLU, Linear 2048-4096)."""
 

@@ -133,6 +133,12 @@ def segment(sam: SAM2Base, features: SamFeatures, index_KT: Tensor, asked: Asked
     return output | ({"candidates": masks_NTMhw, "candidate_iou": iou_NTM} if learning else {})
 
 
+def add_presence(object_NT: Tensor, presence_N: Tensor, kind: Sequence[int]) -> Tensor:
+    """Return object scores with what the embedding says of the object's presence; a box or point of the question asks SAM2 alone."""
+    by_words_N = torch.tensor([own == EMBEDDING for own in kind], device=object_NT.device)
+    return object_NT + (presence_N.to(object_NT.dtype) * by_words_N)[:, None]
+
+
 def look_for_start(sam: SAM2Base, features: SamFeatures, index_KT: Tensor, asked: Asked, config: MaskConfig) -> list[int]:
     """Return every query's prompt position: the given one, else the one that the object's score on each frame (no memory) chooses."""
     open_rows = [row for row, place in enumerate(asked.start) if place is None]

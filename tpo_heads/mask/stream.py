@@ -18,7 +18,7 @@ from tpo_core.types import Chunk, Queries, Tensors
 from tpo_heads.mask.codec import BACK, FORTH, LOOK, WHOLE
 from tpo_heads.mask.config import MaskConfig
 from tpo_heads.mask.features import FeatureSource
-from tpo_heads.mask.segment import BOX, EMBEDDING, POINT, given_prompts, pick_frame, prompt_tokens, score_frames
+from tpo_heads.mask.segment import BOX, EMBEDDING, POINT, add_presence, given_prompts, pick_frame, prompt_tokens, score_frames
 from tpo_heads.mask.track import SamFeatures, Step, Tracker
 
 if TYPE_CHECKING:
@@ -35,11 +35,13 @@ def stream_clip(
     config: MaskConfig,
     *,
     whole: Callable[[Chunk], Tensors],
+    presence_N: Tensor | None = None,
 ) -> Iterator[Tensors]:
     """Yield the head's output for each piece; T is the number of its frames that somebody needed, 0 for a look.
 
     Args:
         whole: answers a piece that is the whole clip.
+        presence_N: what the embedding adds to the object's score, if anything.
     """
     stream: _Stream | None = None
     for chunk in chunks:
@@ -48,7 +50,7 @@ def stream_clip(
             yield whole(chunk)
             continue
         if stage == LOOK:
-            stream = _Stream(sam, source, queries, tokens_NPC, config, total=int(chunk.inputs["total"][0]))
+            stream = _Stream(sam, source, queries, tokens_NPC, config, total=int(chunk.inputs["total"][0]), presence_N=presence_N)
             stream.look(chunk.inputs)
         assert stream is not None, "a long clip begins with the frames to look at"
         yield stream.answer(chunk.inputs, stage)
@@ -60,9 +62,17 @@ class _Stream:
     """All queries on one long clip, and how far they are."""
 
     def __init__(
-        self, sam: SAM2Base, source: FeatureSource, queries: Queries, tokens_NPC: Tensor, config: MaskConfig, *, total: int
+        self,
+        sam: SAM2Base,
+        source: FeatureSource,
+        queries: Queries,
+        tokens_NPC: Tensor,
+        config: MaskConfig,
+        *,
+        total: int,
+        presence_N: Tensor | None,
     ) -> None:
-        self.sam, self.source, self.config, self.total = sam, source, config, total
+        self.sam, self.source, self.config, self.total, self.presence_N = sam, source, config, total, presence_N
         self.count, self.device = len(queries), tokens_NPC.device
         given = given_prompts(queries) or [None] * self.count
         own = config.path != "embedding"
@@ -159,6 +169,8 @@ class _Stream:
                 iou_NT[rows, t] = step.iou_BM[own, step.best]
                 object_NT[rows, t] = step.object_B
                 valid_NT[rows, t] = True
+        if self.presence_N is not None:
+            object_NT = add_presence(object_NT, self.presence_N, self.kind)
         frame_index = torch.tensor(list(frames), dtype=torch.long, device=self.device).expand(self.count, count)
         return {"masks": masks_NThw, "iou": iou_NT, "object": object_NT, "frame_index": frame_index, "valid": valid_NT}
 
