@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,20 +77,20 @@ def train(output: Path, *, seed: int, objective: str, options: dict[str, str]) -
 
 
 def compare_objectives(folder: Path, *, seeds: int, options: dict[str, str]) -> None:
-    """Train and print a table: one line per way, mean and every seed."""
-    table: dict[str, list[float]] = {"mask": [], "distil": [], "box-only": [], "chance": []}
+    """Train and print a table: one line per way, mean and every seed. (An absent object that is found absent has a J&F of 1.)"""
+    table: dict[str, list[dict[str, float]]] = {"mask": [], "distil": [], "box-only": [], "chance": []}
     for seed in range(seeds):
         for objective in ("mask", "distil"):
             output = folder / f"{objective}-{seed}"
             train(output, seed=seed, objective=objective, options=options)
             run = load_run(output)
             figures, chance = evaluate(run)
-            table[objective].append(figures["j&f"])
+            table[objective].append(figures)
         codec = run.assembly.codecs["mask"]
         run.assembly.codecs["mask"] = BoxOnlyCodec(codec.config, codec.view)
         figures, chance = evaluate(run)
-        table["box-only"].append(figures["j&f"])
-        table["chance"].append(chance["j&f"])
+        table["box-only"].append(figures)
+        table["chance"].append(chance)
         print_table(table)
 
 
@@ -128,20 +128,24 @@ def with_box(record: Record) -> Record | None:
 def compare_paths(folder: Path) -> None:
     """Print J&F of a run by each path."""
     run = load_run(folder)
-    table = {"embedding, no box": [evaluate(run)[0]["j&f"]]}
+    table = {"embedding, no box": [evaluate(run)[0]]}
     head = run.assembly.model.slots["mask"].head
     config = head.config
     for path in ("embedding", "box", "both"):
         head.config = config.model_copy(update={"path": path})
-        table[f"{path}, box in the question"] = [evaluate(run, change=with_box)[0]["j&f"]]
+        table[f"{path}, box in the question"] = [evaluate(run, change=with_box)[0]]
     print_table(table)
 
 
-def print_table(table: dict[str, Sequence[float]] | dict[str, list[float]]) -> None:
-    """Print one line per way: mean J&F and every seed's."""
-    for name, values in table.items():
-        if values:
-            print(f"{name:28s} J&F {statistics.mean(values):.3f}   {' '.join(f'{value:.3f}' for value in values)}", flush=True)
+def print_table(table: Mapping[str, Sequence[Mapping[str, float]]]) -> None:
+    """Print one line per way: mean J&F and every seed's, and which share of the absent objects was found absent."""
+    for name, figures in table.items():
+        if figures:
+            columns = []
+            for key in ("j&f", "n_acc"):
+                values = [one[key] for one in figures if key in one]
+                columns.append(f"{key} {statistics.mean(values):.3f} ({' '.join(f'{value:.3f}' for value in values)})" if values else "")
+            print(f"{name:28s} {'   '.join(columns)}", flush=True)
 
 
 def main() -> None:
