@@ -12,7 +12,7 @@ import numpy as np
 
 from tpo_heads.playground.phrases import (
     ASK,
-    ASK_BY_NAME,
+    ASK_IN_LESSONS,
     CELLS,
     COLUMNS,
     DESCRIBE,
@@ -72,10 +72,12 @@ class Speaker:
         self.picture = picture
         self.rng = rng
         self.world = LEVELS[scene.level]
-        self.ask = HELD_OUT if held_out else {task: (*ways, *ASK_BY_NAME[task]) for task, ways in ASK.items()}
-        further = TALK_IN_LESSONS if scene.split == "train" else {}
-        ways = {name: (*common, *further.get(name, ())) for name, common in TALK.items()}
-        self.talk: Mapping[str, Sequence[str]] = TALK_HELD_OUT if held_out else ways
+        ask, talk = ASK, TALK
+        if scene.split == "train":
+            ask = {task: (*ways, *ASK_IN_LESSONS[task]) for task, ways in ask.items()}
+            talk = {name: (*ways, *ways, *TALK_IN_LESSONS.get(name, ())) for name, ways in talk.items()}
+        self.ask: Mapping[str, Sequence[str]] = HELD_OUT if held_out else ask
+        self.talk: Mapping[str, Sequence[str]] = TALK_HELD_OUT if held_out else talk
         self.colours = tuple(COLOURS)[: self.world.colours]
         self.shapes = SHAPES[: self.world.shapes]
 

@@ -51,12 +51,41 @@ ASK: dict[str, tuple[str, ...]] = {
 }
 """Questions of the three heads, by task."""
 
-ASK_BY_NAME: dict[str, tuple[str, ...]] = {
-    "region": ("the {e}, can you show me where?", "the {e}, find it."),
-    "temporal": ("the {e}, when does it {do}?",),
-    "mask": ("the {e}, cut it out.", "the {e}, follow it."),
+ASK_IN_LESSONS: dict[str, tuple[str, ...]] = {
+    "region": (
+        "the {e}, can you show me where?",
+        "the {e}, find it.",
+        "the {e}, point to it.",
+        "the {e}, show me where it is.",
+        "can you point to the {e}?",
+        "can you draw a box around the {e}?",
+        "i want you to find the {e}.",
+    ),
+    "temporal": (
+        "the {e}, when does it {do}?",
+        "the {e}, find the moment it {does}.",
+        "the {e} {does}, show me when.",
+        "when is the time the {e} {does}?",
+        "when is it that the {e} {does}?",
+        "where is the moment the {e} {does}?",
+        "which is the moment the {e} {does}?",
+        "what is the time the {e} {does}?",
+        "the moment the {e} {does}, when is it?",
+        "can you show me when the {e} {does}?",
+        "i want you to locate the time the {e} {does}.",
+    ),
+    "mask": (
+        "the {e}, cut it out.",
+        "the {e}, follow it.",
+        "the {e}, mark every pixel of it.",
+        "the {e}, can you outline it?",
+        "outline every pixel of the {e}.",
+        "can you outline the {e}?",
+        "i want you to cut out the {e}.",
+        "i want you to follow the {e}.",
+    ),
 }
-"""Further ways, which name the thing first; not among the sentences of which the base model's tokenizer is made."""
+"""Further ways that training records use; not among the sentences of which the base model's tokenizer is made."""
 
 HELD_OUT: dict[str, tuple[str, ...]] = {
     "region": (
@@ -115,11 +144,25 @@ TALK_IN_LESSONS: dict[str, tuple[str, ...]] = {
     "count": ("can you count the objects?",),
     "colour": ("can you tell me the colour of the {e}?", "show me in words what colour the {e} is."),
     "shape": ("the {e}, what shape is it?",),
-    "size": ("the {e}, what size is it?",),
-    "relation": ("can you see the {e} {relation} the {f}?", "find out, is the {e} {relation} the {f}?"),
-    "place": ("can you tell me where the {e} is, in words?",),
-    "does": ("can you tell me what the {e} does?", "show me in words what the {e} does."),
-    "whether": ("can you see the {e} {do}?", "find out, does the {e} {do}?"),
+    "size": ("the {e}, what size is it?", "is the {e} large or small?"),
+    "exists": ("do you see the {e}?", "the {e}, is it there?"),
+    "relation": (
+        "can you see the {e} {relation} the {f}?",
+        "find out, is the {e} {relation} the {f}?",
+        "do you see that the {e} is {relation} the {f}?",
+        "tell me, do you see the {e} {relation} the {f}?",
+        "the {e}, is it {relation} the {f}?",
+    ),
+    "place": ("can you tell me where the {e} is, in words?", "the {e}, in which part is it?"),
+    "refer": ("can you describe the {e}?", "can you point to the {e}, in words?"),
+    "does": ("can you tell me what the {e} does?", "show me in words what the {e} does.", "the {e}, what does it do?"),
+    "whether": (
+        "can you see the {e} {do}?",
+        "find out, does the {e} {do}?",
+        "do you see that the {e} {does}?",
+        "tell me, do you see the {e} {do}?",
+        "the {e}, does it {do}?",
+    ),
 }
 """Further ways that training records use, with the verbs of the heads' questions; the base model's course does not."""
 

@@ -91,7 +91,9 @@ def _head(name: str, wanted: Sequence[str], sam: Path | None) -> dict[str, Any]:
             "trains": "decoder",
             "anchor": "box",
             "aux_box": 5.0,
-            "object": 5.0,
+            "object": 2.0,
+            "presence": True,
+            "cache_mib": 64.0,
             **({"weights": str(sam)} if sam else {}),
             **start,
         }
@@ -104,29 +106,34 @@ SHARES = {
     "region": {"image": 1.0},
     "mask": {"image": 0.55, "track": 0.35, "clip": 0.1},
     "temporal": {"clip": 1.0},
-    "joint": {"track": 0.25, "image": 0.45, "clip": 0.3},
+    "joint": {"track": 0.2, "image": 0.5, "clip": 0.3},
 }
 """Sources of each stage. The mask head learns on pictures first of all, where the region head's tokens know their way."""
-LENGTHS = {"assign": (40, 8), "region": (190, 10), "mask": (125, 8), "temporal": (400, 8), "joint": (125, 10), "guest": (200, 8)}
+LENGTHS = {"assign": (60, 8), "region": (190, 10), "mask": (125, 8), "temporal": (400, 8), "joint": (125, 10), "guest": (200, 8)}
 """Optimiser steps and batch size of each stage."""
 RATES = {
     "assign": (7e-3, 4e-3, 2e-3),
     "region": (7e-3, 4e-3, 2e-3),
     "head": (2e-3, 4e-3, 2e-3),
     "temporal": (None, None, 2e-3),
-    "joint": (1.5e-3, 3e-3, 1e-3),
+    "joint": (1e-3, 2e-3, 5e-4),
 }
 """Learning rates of adapter, tokens and heads. At 2e-3 the region head may stay on its first plateau. The temporal head finds what is named
-by itself: in its own stage nothing else learns, which costs no pass back through the language model."""
+by itself: in its own stage nothing else learns, which costs no pass back through the language model. In the joint stage rates are low: at
+half as much again, with Muon at 4e-3, the temporal head lost .03 of its R1@0.5 in two of four runs."""
 KEEP = 512.0
 """MiB of states kept on disk where only a head trains: each clip passes through the language model once, not in every epoch."""
-MUON = {"mask": {"mask": 5e-3}, "temporal": {"temporal": 8e-3}, "joint": {"mask": 2e-3, "temporal": 4e-3}}
+MUON = {"mask": {"mask": 5e-3}, "temporal": {"temporal": 8e-3}, "joint": {"mask": 2e-3, "temporal": 1e-3}}
 """Rates of Muon on heads' matrices, by stage: the temporal head learns in half the steps that AdamW needs."""
 WEIGHTS = {
-    "mask": {"region": 0.3},
-    "joint": {"region": 0.7, "temporal": 0.3, "mask": 0.7},
+    "assign": {"region": 0.5},
+    "region": {"region": 0.5},
+    "mask": {"region": 0.15, "mask": 0.5},
+    "joint": {"region": 0.2, "temporal": 0.1, "mask": 0.2},
 }
-"""Where another head's loss counts less than 1: few of its samples are in the batch, and their noise would fill the clipped gradient."""
+"""Where a head's loss counts less than 1. Optimizers undo the scale of a head's own gradient; what shrinks is its pull on the language
+model, beside words and assignment. In the joint stage, where a batch holds few samples of each head, their noise would fill the clipped
+gradient: with .7, .3 and .7 all three heads were worse, and so were assignment and the answers in words."""
 
 
 def _stages(wanted: Sequence[str], guests: Sequence[str], kinds: Sequence[str], scale: float) -> list[dict[str, Any]]:

@@ -154,7 +154,7 @@ def lesson(speaker: Speaker, heads: Sequence[str]) -> list[Ask]:
         absent = rng.random() < 0.5
         asks += [speaker.temporal(event=i) for i in (happened * 2)[: 3 if absent else 4] if "temporal" in heads]
         asks += [speaker.temporal(absent=True)] if "temporal" in heads and absent else []
-        asks += _conversation(speaker, 2)
+        asks += _conversation(speaker, 3)
     else:
         seen = speaker.seen()
         order = [seen[int(i)] for i in rng.permutation(len(seen))]
