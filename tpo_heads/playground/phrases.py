@@ -70,7 +70,6 @@ ASK_IN_LESSONS: dict[str, tuple[str, ...]] = {
         "where is the moment the {e} {does}?",
         "which is the moment the {e} {does}?",
         "what is the time the {e} {does}?",
-        "the moment the {e} {does}, when is it?",
         "can you show me when the {e} {does}?",
         "i want you to locate the time the {e} {does}.",
     ),
@@ -150,7 +149,6 @@ TALK_IN_LESSONS: dict[str, tuple[str, ...]] = {
         "can you see the {e} {relation} the {f}?",
         "find out, is the {e} {relation} the {f}?",
         "do you see that the {e} is {relation} the {f}?",
-        "tell me, do you see the {e} {relation} the {f}?",
         "the {e}, is it {relation} the {f}?",
     ),
     "place": ("can you tell me where the {e} is, in words?", "the {e}, in which part is it?"),
@@ -160,7 +158,6 @@ TALK_IN_LESSONS: dict[str, tuple[str, ...]] = {
         "can you see the {e} {do}?",
         "find out, does the {e} {do}?",
         "do you see that the {e} {does}?",
-        "tell me, do you see the {e} {do}?",
         "the {e}, does it {do}?",
     ),
 }
