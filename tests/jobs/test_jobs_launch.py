@@ -74,8 +74,8 @@ def test_what_waits_is_small_and_has_the_arguments_and_the_exit_code() -> None:
 
 @pytest.mark.long
 def test_two_processes_learn_what_one_learns(tmp_path: Path) -> None:
-    """The same command with one thread (one process) and with two: the same losses, and the memory of both is told, shared pages once."""
-    losses, peaks = [], []
+    """The same command with one thread (one process) and with two: the same losses."""
+    losses = []
     for threads in ("1", "2"):
         output = tmp_path / threads
         command = [sys.executable, "-c", launch._SELF, "train", "--heads", "region", "--output", str(output), "--json"]
@@ -85,7 +85,5 @@ def test_two_processes_learn_what_one_learns(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
         summary = json.loads(done.stdout.splitlines()[-1])
         assert summary["steps"] >= 3
-        peaks.append(summary["peak_rss_bytes"])
         losses.append([json.loads(line)["loss"] for line in (output / "metrics.jsonl").read_text().splitlines()])
     assert losses[1] == pytest.approx(losses[0], rel=1e-3)
-    assert 1.2 * peaks[0] < peaks[1] < 1.95 * peaks[0]
