@@ -51,7 +51,7 @@ def test_a_streamed_clip_gives_what_the_whole_gives(bench: Any, prompt: int | No
         head = bench.head(config).eval()
         if head.presence is not None:
             torch.nn.init.constant_(head.presence.read.bias, 3.0)
-        targets = [bench.target({0: None}, name) for name in ("a", "b")]
+        targets = [bench.target({0: bench.block(0, width=0)}, name) for name in ("a", "b")]
         queries, _ = bench.batch(config, [bench.clip(clip.media, *targets, training=False)], prompts=prompts)
         stream = Stream(bench, config, clip)
         found.append(frames_of(head, queries, stream))

@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from typing import IO
+from typing import IO, NoReturn
 
 GRACE = 20.0
 """Seconds that the others get to end by themselves once one of them has failed."""
@@ -41,10 +41,10 @@ def processes_here(wanted: int) -> int:
     return max(1, min(wanted, torch.cuda.device_count() if torch.cuda.is_available() else torch.get_num_threads()))
 
 
-def launch(arguments: Sequence[str], count: int) -> int:
-    """Run ``tpo ARGUMENTS`` in `count` processes that share this machine's threads or take a GPU each, and return the exit code.
+def launch(arguments: Sequence[str], count: int) -> NoReturn:
+    """Become a small process that runs ``tpo ARGUMENTS`` in `count` others and ends with their exit code (see `watch`).
 
-    This process becomes a small one that only waits: what it has imported would lie in memory all the while.
+    They share this machine's threads or take a GPU each. What this process has imported would lie in memory all the while.
 
     Args:
         arguments: the command line without the program.
@@ -55,8 +55,6 @@ def launch(arguments: Sequence[str], count: int) -> int:
     if not torch.cuda.is_available():
         shared |= {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": str(max(1, torch.get_num_threads() // count))}
     os.environ.update(shared)
-    if os.name != "posix":
-        return watch(arguments, count)
     sys.stdout.flush()
     sys.stderr.flush()
     os.execv(sys.executable, [sys.executable, "-c", _WATCH, str(count), *arguments])

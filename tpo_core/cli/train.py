@@ -90,7 +90,7 @@ def command(
     count = processes_here(recipe.trainer.processes)
     if count > 1:
         # What was written above (the playground) is found by the processes as it is.
-        click.get_current_context().exit(launch(sys.argv[1:], count))
+        launch(sys.argv[1:], count)
     _train(recipe, plugins, resume=resume, as_json=as_json)
 
 

@@ -17,7 +17,7 @@ from tpo_core.data.records import Record
 from tpo_core.errors import BackboneError, CheckpointError, DataError, TPOError
 from tpo_core.jobs.assembly import assemble, layouts_of, load_heads
 from tpo_core.jobs.dry_cost import SampleSize, as_json, count_parameters, count_patches, estimate_memory, estimate_operations, shape_of
-from tpo_core.jobs.keeping import checked_rates
+from tpo_core.jobs.rates import checked_rates
 from tpo_core.jobs.sources import OpenSource, open_sources, stage_mixture
 from tpo_core.media import open_media
 from tpo_core.model.build import Assembly

@@ -15,22 +15,9 @@ from tpo_core.config.recipe import StageConfig
 from tpo_core.errors import ConfigError
 from tpo_core.model import TPOModel
 from tpo_core.prepare.kept import KeptSample, StateFolder
-from tpo_core.train import resolve_muon_rates, resolve_rates, run_on_main
+from tpo_core.train import run_on_main
 
 FOLDER = "states"
-
-
-def checked_rates(stage: StageConfig, model: TPOModel) -> dict[str, float]:
-    """Return the stage's learning rate of each group that trains, once all that the stage says of groups was found to hold.
-
-    Raises:
-        ConfigError: a group that the model has not, Muon for one that does not train, or `keep_states` where something before heads trains.
-    """
-    rates = resolve_rates(stage, model.groups())
-    resolve_muon_rates(stage, model.groups())
-    if stage.keep_states is not None:
-        check_keeping(stage, model, rates)
-    return rates
 
 
 def check_keeping(stage: StageConfig, model: TPOModel, trained: Collection[str]) -> None:

@@ -21,10 +21,11 @@ from tpo_core.data.mixture import Draw, Mixture
 from tpo_core.data.quarantine import Quarantine
 from tpo_core.errors import CheckpointError, TrainError
 from tpo_core.jobs.assembly import TRAINED_GROUPS, assemble, capture_state, identity_of, layouts_of, load_heads, restore_state
-from tpo_core.jobs.keeping import checked_rates, kept_states
+from tpo_core.jobs.keeping import kept_states
 from tpo_core.jobs.listen import JobListener
 from tpo_core.jobs.measure import Answerer, ask_tests, measure_model, open_tests
 from tpo_core.jobs.memory import peak_bytes, shared_bytes
+from tpo_core.jobs.rates import checked_rates
 from tpo_core.jobs.sources import OpenSource, ReadAndPrepare, dry_rows, open_sources, stage_mixture
 from tpo_core.model.build import Assembly
 from tpo_core.plugins import LoadedHead, Plugins

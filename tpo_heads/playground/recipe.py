@@ -133,7 +133,7 @@ WEIGHTS = {
 }
 """Where a head's loss counts less than 1. Optimizers undo the scale of a head's own gradient; what shrinks is its pull on the language
 model, beside words and assignment. In the joint stage, where a batch holds few samples of each head, their noise would fill the clipped
-gradient: with .7, .3 and .7 all three heads were worse, and so were assignment and the answers in words."""
+gradient: with .7, .3 and .7 all three heads were worse, and so was assignment (docs/training.md)."""
 
 
 def _stages(wanted: Sequence[str], guests: Sequence[str], kinds: Sequence[str], scale: float) -> list[dict[str, Any]]:
