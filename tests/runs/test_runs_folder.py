@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -12,93 +11,22 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import save_file
 from torch import Tensor, nn
+from toys_runs import BACKBONE, CONFIG, HEADS, assert_same_state, info, same, state, trainer
 
 from tpo_core.errors import CheckpointError
 from tpo_core.runs import (
-    BackboneIdentity,
-    HeadOrigin,
     MetricsLog,
     RunFolder,
-    RunInfo,
     RunState,
-    StageMark,
-    TrainerState,
     check_backbone,
     find_checkpoint,
     load_run_state,
     package_versions,
-    utc_now,
     whole_state,
     without_heads,
 )
 from tpo_core.runs.content import join_names, split_names
-
-BACKBONE = BackboneIdentity(path="some/model", model_type="llava_onevision", hidden=64, vocabulary=1000, digest="abcdef0123456789")
-CONFIG: dict[str, Any] = {
-    "seed": 0,
-    "output": "runs/a",
-    "heads": {"region": {"weight": 1.0}, "track": {"init_from": None}, "mask": {"init_from": "track"}},
-    "data": {"workers": 2, "train": [{"name": "a", "weight": 1.0}]},
-    "stages": [{"name": "joint", "steps": 10, "heads": ["region", "track"], "train": {"lora": 1.0, "heads.track": 1.0}}],
-    "trainer": {"keep": 2},
-}
-
-
-def info(**changes: Any) -> RunInfo:
-    base = RunInfo(
-        created=utc_now(),
-        config=CONFIG,
-        versions={"tpo": "0.1"},
-        heads={name: HeadOrigin(package=f"tpo-head-{name}", version="1.2") for name in ("region", "track", "mask")},
-        backbone=BACKBONE,
-        data={"a": "1234"},
-    )
-    return base.model_copy(update=changes)
-
-
-def state(seed: int = 0, *, backbone: bool = True) -> RunState:
-    generator = torch.Generator().manual_seed(seed)
-
-    def draw(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=generator)
-
-    return RunState(
-        adapter={
-            "base_model.model.layers.0.q_proj.lora_A.weight": draw(2, 4),
-            "base_model.model.layers.0.q_proj.lora_B.weight": draw(4, 2),
-        },
-        adapter_config={"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["q_proj"]},
-        tokens={name: {"in": draw(2, 4), "out": draw(1, 4)} for name in ("region", "track", "mask")},
-        heads={"region": {"mlp.0.weight": draw(3, 4)}, "track": {"w": draw(2).to(torch.bfloat16), "count": torch.tensor(7)}, "mask": {}},
-        backbone={"vision.layer.weight": draw(2, 2)} if backbone else {},
-    )
-
-
-def trainer(step: int = 5) -> TrainerState:
-    return TrainerState(
-        mark=StageMark(index=1, name="joint", step=step, steps=10, global_step=step + 100, position=step * 16),
-        optimizer={"lora/a.weight": {"exp_avg": torch.full((2, 2), float(step)), "step": torch.tensor(3.0)}},
-        rng=[{"torch": torch.arange(6, dtype=torch.uint8)}, {"torch": torch.arange(6, dtype=torch.uint8) + 1}],
-        balance={"lm": 0.5},
-    )
-
-
-def same(left: dict[str, Tensor], right: dict[str, Tensor]) -> bool:
-    return left.keys() == right.keys() and all(left[n].dtype == right[n].dtype and torch.equal(left[n], right[n]) for n in left)
-
-
-def assert_same_state(left: RunState, right: RunState) -> None:
-    assert same(left.adapter, right.adapter)
-    assert left.adapter_config == right.adapter_config
-    assert same(left.backbone, right.backbone)
-    for mine, theirs in ((left.tokens, right.tokens), (left.heads, right.heads)):
-        assert mine.keys() == theirs.keys()
-        assert all(same(mine[name], theirs[name]) for name in mine)
-
-
-HEADS = ("region", "track", "mask")
 
 
 def test_everything_comes_back(tmp_path: Path) -> None:
@@ -289,71 +217,6 @@ def test_a_checkpoint_of_another_backbone(tmp_path: Path) -> None:
     text = str(caught.value)
     assert "was trained on some/model (llava_onevision, width 64, vocabulary 1000, config abcdef01)" in text
     assert "this is Qwen/Qwen3-VL (qwen3_vl, width 64, vocabulary 1000, config abcdef01); use the model it was trained on" in text
-
-
-def test_paths_that_are_no_run(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="no such folder; give the folder of a run"):
-        find_checkpoint(tmp_path / "absent")
-    with pytest.raises(CheckpointError, match=r"holds no run \(no run.json\)"):
-        find_checkpoint(tmp_path)
-    RunFolder.open(tmp_path, info(), resume=False)
-    assert find_checkpoint(tmp_path) is None
-    with pytest.raises(CheckpointError, match="the run has no checkpoint yet; train it first"):
-        load_run_state(tmp_path, installed=HEADS)
-
-
-class Evil:
-    def __init__(self, marker: Path) -> None:
-        self.marker = marker
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Path.touch, (self.marker,)
-
-
-def test_nothing_in_a_checkpoint_is_executed(tmp_path: Path) -> None:
-    path = RunFolder.open(tmp_path / "run", info(), resume=False).save(state(), trainer())
-    marker = tmp_path / "executed"
-    payload = pickle.dumps(Evil(marker))
-    pickle.loads(payload)
-    assert marker.exists()
-    marker.unlink()
-    for name in ("pytorch_model.bin", "adapter/adapter_model.bin", "trainer/optimizer.bin", "heads/region.pt", "custom_checkpoint_0.pkl"):
-        (path / name).write_bytes(payload)
-    assert_same_state(load_run_state(path, installed=HEADS, trainer=True).state, state())
-    for name in ("tokens.safetensors", "heads/region.safetensors", "trainer/rng.safetensors"):
-        (path / name).write_bytes(payload)
-        with pytest.raises(CheckpointError):
-            load_run_state(path, installed=HEADS, trainer=True)
-    assert not marker.exists()
-
-
-def test_names_that_lead_out_of_the_folder(tmp_path: Path) -> None:
-    path = RunFolder.open(tmp_path, info(), resume=False).save(state(), trainer())
-    text = (path / "run.json").read_text().replace('"track": {', '"../track": {')
-    (path / "run.json").write_text(text)
-    (path / "digests.json").write_text('{"files": {}}')
-    with pytest.raises(CheckpointError, match=r"run.json: heads.../track"):
-        load_run_state(path, installed=HEADS)
-    (path / "digests.json").write_text('{"files": {"../../etc/passwd": {"bytes": 1, "sha256": "x"}}}')
-    with pytest.raises(CheckpointError, match=r"names '../../etc/passwd', which lies outside the folder"):
-        load_run_state(path, installed=HEADS)
-
-
-@pytest.mark.parametrize("text", ["{", "[]", '{"format": 1}', "[" * 10000, '{"created": NaN}', ""])
-def test_a_broken_run_json(tmp_path: Path, text: str) -> None:
-    path = RunFolder.open(tmp_path, info(), resume=False).save(state(), trainer())
-    (path / "run.json").write_text(text)
-    (path / "digests.json").write_text('{"files": {}}')
-    with pytest.raises(CheckpointError, match="it was written by another version, or is broken"):
-        load_run_state(path, installed=HEADS)
-
-
-def test_tokens_of_a_head_that_the_run_does_not_name(tmp_path: Path) -> None:
-    path = RunFolder.open(tmp_path, info(), resume=False).save(state(), trainer())
-    save_file({"stranger/in": torch.zeros(1)}, path / "tokens.safetensors")
-    (path / "digests.json").write_text('{"files": {}}')
-    with pytest.raises(CheckpointError, match=r"holds tokens of stranger, which run.json does not name"):
-        load_run_state(path, installed=HEADS)
 
 
 def test_peft_reads_the_adapter(tmp_path: Path) -> None:
