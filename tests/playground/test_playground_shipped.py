@@ -13,11 +13,13 @@ from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from tpo_heads.mask.tiny import build_tiny
-from tpo_heads.playground.curriculum import SIDE
+from tpo_heads.playground.curriculum import SIDE, make_lesson
 from tpo_heads.playground.pretrain import examine
 from tpo_heads.playground.recipe import SAM_FILE, unpack_shipped
+from tpo_heads.playground.scenes import Kind
 from tpo_heads.playground.school import REACHED_FILE, examine_sam
 
+KINDS: tuple[Kind, ...] = ("image", "clip", "track")
 ASSETS = Path(str(resources.files("tpo_heads.playground") / "assets"))
 
 
@@ -38,6 +40,18 @@ def test_the_readme_names_the_files_that_are_shipped() -> None:
     assert len(named) >= 8
     for name, value in named.items():
         assert value == pytest.approx(reached()[name], abs=0.006), name
+
+
+def test_the_course_is_still_the_one_that_the_shipped_base_was_taught(tmp_path: Path) -> None:
+    tokenizer = AutoProcessor.from_pretrained(unpack_shipped(tmp_path / "base")).tokenizer
+    digest = hashlib.sha256()
+    for kind in KINDS:
+        for chained in (False, True):
+            for level in (1, 2):
+                lesson = make_lesson(tokenizer, seed=0, kind=kind, first=0, size=4, chained=chained, level=level)
+                digest.update(lesson.ids_BL.numpy().tobytes())
+                digest.update(lesson.labels_BL.numpy().tobytes())
+    assert f"`{digest.hexdigest()}`" in (ASSETS / "README.md").read_text("utf-8"), "`tpo data base` would make another base than is shipped"
 
 
 @pytest.mark.long

@@ -148,19 +148,25 @@ def lesson(speaker: Speaker, heads: Sequence[str]) -> list[Ask]:
         order = [seen[int(i)] for i in rng.permutation(len(seen))]
         asks += [speaker.region(absent=rng.random() < 0.1, thing=i) for i in (order * 2)[:4] if "region" in heads]
         asks += [speaker.mask(absent=rng.random() < 0.15, thing=i) for i in order[:2] if "mask" in heads and rng.random() < 0.5]
-        asks += _conversation(speaker, 3)
+        asks += conversation(speaker, 3)
     elif kind == "clip":
         happened = [int(i) for i in rng.permutation(len(speaker.scene.events))]
         absent = rng.random() < 0.5
         asks += [speaker.temporal(event=i) for i in (happened * 2)[: 3 if absent else 4] if "temporal" in heads]
         asks += [speaker.temporal(absent=True)] if "temporal" in heads and absent else []
-        asks += _conversation(speaker, 3)
+        asks += conversation(speaker, 3)
     else:
         seen = speaker.seen()
         order = [seen[int(i)] for i in rng.permutation(len(seen))]
         asks += [speaker.mask(thing=i) for i in order[:2] if "mask" in heads]
         asks += [speaker.mask(absent=True)] if "mask" in heads and rng.random() < 0.4 else []
-        asks += _conversation(speaker, 1)
+        asks += conversation(speaker, 1)
+    return mixed(speaker, asks)
+
+
+def mixed(speaker: Speaker, asks: Sequence[Ask | None]) -> list[Ask]:
+    """Put turns in a drawn order, with a caption among them (first in a third of all records)."""
+    rng = speaker.rng
     turns = [ask for ask in asks if ask is not None]
     turns = [turns[int(i)] for i in rng.permutation(len(turns))]
     caption = speaker.caption()
@@ -168,7 +174,8 @@ def lesson(speaker: Speaker, heads: Sequence[str]) -> list[Ask]:
     return [*turns[:place], caption, *turns[place:]]
 
 
-def _conversation(speaker: Speaker, wanted: int) -> list[Ask | None]:
+def conversation(speaker: Speaker, wanted: int) -> list[Ask | None]:
+    """Draw so many questions that are answered in words, each of another kind; a quarter of the time the last is multiple choice."""
     kind, rng = speaker.scene.kind, speaker.rng
     kinds = OFFERED[kind]
     order = [kinds[int(i)] for i in rng.permutation(len(kinds))]
@@ -185,7 +192,7 @@ def exam(speaker: Speaker, heads: Sequence[str]) -> dict[str, Ask]:
     head = {"image": "region", "clip": "temporal", "track": "mask"}[kind]
     if head in heads:
         asks[head] = _ask_head(speaker, head, absent=rng.random() < 0.1)
-    talk: list[Ask | None] = _conversation(speaker, 1)
+    talk: list[Ask | None] = conversation(speaker, 1)
     if kind != "track":
         asks[f"{'image' if kind == 'image' else 'video'}_qa"] = talk[0] if talk else None
     return {name: ask for name, ask in asks.items() if ask is not None}
