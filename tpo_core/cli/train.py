@@ -20,6 +20,11 @@ from tpo_core.errors import ConfigError
 @click.option("--data", multiple=True, metavar="FILE", help="Records to train on, instead of a recipe; may be repeated.")
 @click.option("--test", "tests", multiple=True, metavar="FILE", help="Records to test on; may be repeated.")
 @click.option("--model", metavar="NAME", help="The multimodal LLM: a folder, or its name on the hub.")
+@click.option(
+    "--base",
+    metavar="NAME",
+    help="What the built-in recipe starts from: scratch (random weights) or a folder, instead of the model its package ships.",
+)
 @click.option("--output", type=click.Path(file_okay=False, path_type=Path), help="Folder of the run. Default: runs/first.")
 @click.option("--resume", is_flag=True, help="Go on with the run that the folder holds; a finished one is only reported.")
 @click.option("--print-config", is_flag=True, help="Print the whole recipe, every option with its meaning, and stop.")
@@ -34,6 +39,7 @@ def command(
     data: Sequence[str],
     tests: Sequence[str],
     model: str | None,
+    base: str | None,
     output: Path | None,
     resume: bool,
     print_config: bool,
@@ -55,8 +61,10 @@ def command(
     for name in names or ():
         plugins.head(name)
     options, rest = split_options(overrides)
+    options |= {} if base is None else {"base": base}
     if options and (config is not None or data):
-        raise ConfigError(f"recipe.{next(iter(options))} belongs to the built-in recipe; with --config or --data leave it out")
+        named = "--base" if base is not None else f"recipe.{next(iter(options))}"
+        raise ConfigError(f"{named} belongs to the built-in recipe; with --config or --data leave it out")
     folder = output or Path("runs/first")
     if config is not None:
         extra = [f"output={json.dumps(str(output))}"] if output is not None else []
@@ -72,11 +80,11 @@ def command(
     else:
         if names is None:
             raise ConfigError("name the heads to train: --heads region,temporal,mask; `tpo heads` lists those installed")
-        if resume and not overrides and (folder / "summary.json").is_file():
+        if resume and not (overrides or options) and (folder / "summary.json").is_file():
             _show_finished(folder, as_json)
             return
         if model is not None:
-            raise ConfigError("--model needs --data or --config; the built-in recipe takes recipe.base=FOLDER")
+            raise ConfigError("--model needs --data or --config; the built-in recipe takes --base FOLDER")
         mapping = default_recipe(names, folder, options, resume=resume, preview=print_config)
         recipe = read_recipe(mapping, plugins, heads=None, overrides=rest)
     if print_config:
