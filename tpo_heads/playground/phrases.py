@@ -82,6 +82,8 @@ ASK_IN_LESSONS: dict[str, tuple[str, ...]] = {
         "can you outline the {e}?",
         "i want you to cut out the {e}.",
         "i want you to follow the {e}.",
+        "can you follow the {e}?",
+        "the {e}, can you follow it?",
     ),
 }
 """Further ways that training records use; not among the sentences of which the base model's tokenizer is made."""
@@ -141,9 +143,9 @@ TALK: dict[str, tuple[str, ...]] = {
 
 TALK_IN_LESSONS: dict[str, tuple[str, ...]] = {
     "count": ("can you count the objects?",),
-    "colour": ("can you tell me the colour of the {e}?", "show me in words what colour the {e} is."),
-    "shape": ("the {e}, what shape is it?",),
-    "size": ("the {e}, what size is it?", "is the {e} large or small?"),
+    "colour": ("can you tell me the colour of the {e}?", "show me in words what colour the {e} is.", "the {e}, tell me the colour."),
+    "shape": ("the {e}, what shape is it?", "the {e}, tell me the shape."),
+    "size": ("the {e}, what size is it?", "the {e}, tell me the size.", "is the {e} large or small?"),
     "exists": ("do you see the {e}?", "the {e}, is it there?"),
     "relation": (
         "can you see the {e} {relation} the {f}?",

@@ -155,6 +155,8 @@ def lesson(speaker: Speaker, heads: Sequence[str]) -> list[Ask]:
         asks += [speaker.temporal(event=i) for i in (happened * 2)[: 3 if absent else 4] if "temporal" in heads]
         asks += [speaker.temporal(absent=True)] if "temporal" in heads and absent else []
         asks += conversation(speaker, 3)
+        # The nearest sentence to a question of when something happens: too few of them, and the temporal head answers them.
+        asks += [speaker.chat("whether")] if "temporal" in heads else []
     else:
         seen = speaker.seen()
         order = [seen[int(i)] for i in rng.permutation(len(seen))]
