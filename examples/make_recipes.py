@@ -60,7 +60,9 @@ def long_mapping() -> dict[str, Any]:
         stage["steps"] = LONG_STEPS.get(stage["name"], 8 * stage["steps"])
         if stage["name"] == "temporal":
             # There is time for a pass back through the language model, and the table asks what the heads' losses do to it.
+            # So its states change from step to step, and none are kept.
             stage |= {"train": {"lora": 5e-4, "tokens": 4e-3, "heads": 2e-3}, "sources": {"clip": 0.9, "image": 0.1}}
+            del stage["keep_states"]
     mapping["loss"] = {**mapping.get("loss", {}), "measure_every": 100}
     mapping["trainer"] = {**mapping.get("trainer", {}), "eval_after_stage": True, "eval_samples": 200}
     return mapping

@@ -68,6 +68,16 @@ def test_the_long_recipe_is_the_default_ones_with_more_steps():
     assert long.trainer.eval_after_stage
 
 
+@pytest.mark.parametrize(("name", "level"), [("playground.yaml", 1), ("playground-long.yaml", 2)])
+def test_the_playgrounds_recipes_hold_every_check_that_a_run_begins_with(name, level, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    recipe = read(name)
+    playground.prepare(Path(recipe.output) / "playground", samples=20, level=level)
+    found = DryRun(recipe, load_plugins()).run()
+    assert (found["problems"], found["ok"]) == ([], True)
+    assert all(source["usable"] for source in found["sources"])
+
+
 # PAPER: table 17 (learning rates, batch, warm-up, decay) and table 18 (samples), typed in once more.
 RATES = {
     "assign": {"lora": 2e-5, "tokens": 2e-5},
