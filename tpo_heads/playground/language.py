@@ -74,8 +74,9 @@ class Speaker:
         self.world = LEVELS[scene.level]
         ask, talk = ASK, TALK
         if scene.split == "train":
-            ask = {task: (*ways, *ASK_IN_LESSONS[task]) for task, ways in ask.items()}
-            # Twice: what clips are tested on must not drown among its neighbours, or a head answers it.
+            # Twice: what clips are tested on must not drown among its neighbours ("does the ring jump?", "when does the ring jump?").
+            twice = {"temporal": 2}
+            ask = {task: (*ways * twice.get(task, 1), *ASK_IN_LESSONS[task]) for task, ways in ask.items()}
             talk = {name: (*ways, *ways, *TALK_IN_LESSONS.get(name, ())) for name, ways in talk.items()}
         self.ask: Mapping[str, Sequence[str]] = HELD_OUT if held_out else ask
         self.talk: Mapping[str, Sequence[str]] = TALK_HELD_OUT if held_out else talk

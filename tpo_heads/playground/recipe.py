@@ -103,7 +103,7 @@ def _head(name: str, wanted: Sequence[str], sam: Path | None) -> dict[str, Any]:
 ORDER = ("region", "mask", "temporal")
 """Order of the heads' own stages."""
 SHARES = {
-    "region": {"image": 1.0},
+    "region": {"image": 0.9, "clip": 0.1},
     "mask": {"image": 0.55, "track": 0.35, "clip": 0.1},
     "temporal": {"clip": 1.0},
     "joint": {"track": 0.2, "image": 0.5, "clip": 0.3},
