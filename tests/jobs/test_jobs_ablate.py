@@ -215,6 +215,21 @@ def test_rows_that_do_not_fit_the_recipe_are_named(row, message, tmp_path, backb
         ablation(stages_recipe(tmp_path, backbones["qwen3_vl"]), tmp_path / "out", rows=table).plan()
 
 
+def test_a_row_that_would_not_run_is_told_before_any_does(tmp_path, backbones, in_process):
+    table = [
+        RowConfig(name="plain"),
+        RowConfig(name="muon", set=("stages.0.muon.vision=0.1",)),
+        RowConfig(name="kept", set=("stages.0.keep_states=1.0",)),
+    ]
+    with pytest.raises(ConfigError) as told:
+        ablation(stages_recipe(tmp_path, backbones["qwen3_vl"]), tmp_path / "out", rows=table).run()
+    lines = str(told.value).splitlines()
+    assert [line.split(":")[0] for line in lines] == ["row 'muon'", "row 'kept'"]
+    assert "vision" in lines[0]
+    assert "keep_states keeps what comes before the heads" in lines[1]
+    assert in_process.started == []
+
+
 def test_a_table_with_a_fault_says_where(tmp_path):
     path = tmp_path / "table.yaml"
     path.write_text("rows:\n  - {name: a}\n  - {name: b, heads: [x], textual: [x]}\n")

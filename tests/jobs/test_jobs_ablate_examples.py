@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
+from tpo_core.jobs.ablate import Ablation
 from tpo_core.jobs.ablate_plan import plan_run, read_table
 from tpo_core.jobs.recipes import read_recipe
 from tpo_core.plugins import load_plugins
+from tpo_heads.playground import recipe as playground
 
 ROOT = Path(__file__).parents[2]
 
@@ -24,6 +28,18 @@ def test_the_example_table_fits_the_long_recipe():
     assert any(run.recipe["heads"].get("mask", {}).get("objective") == "distil" for run in planned.values())
     assert any(all(head["detach"] for head in run.recipe["heads"].values()) for run in planned.values())
     assert any(run.keep.textual == {"region", "temporal"} for run in planned.values())
+
+
+@pytest.mark.parametrize(("recipe", "level"), [("playground-long.yaml", 2), ("playground.yaml", 1)])
+def test_every_row_of_the_example_table_would_run(recipe, level, tmp_path, monkeypatch):
+    """Every check that a run begins with holds in each row, over records that were reshaped for it."""
+    monkeypatch.chdir(tmp_path)
+    plugins = load_plugins()
+    made = read_recipe(ROOT / "examples" / recipe, plugins, heads=None, overrides=())
+    playground.prepare(Path(made.output) / "playground", samples=20, level=level)
+    table = Ablation(made, plugins, Path("ablation"), rows=read_table(ROOT / "examples" / "ablation.yaml"))
+    runs = table.plan()
+    assert len(table.prepare(runs)) == len(runs) == 13
 
 
 def test_the_example_of_temporal_kinds_fits_the_first_run():

@@ -101,6 +101,13 @@ def test_a_stages_rate_of_muon_goes_with_the_head() -> None:
     assert without_heads({**CONFIG, "stages": [stage]}, ["track"])["stages"][0]["muon"] == {"lora": 0.5}
 
 
+def test_a_stage_that_trained_such_a_head_alone_goes_with_it() -> None:
+    alone = {**CONFIG["stages"][0], "name": "alone", "train": {"heads.track": 1.0}, "muon": {"heads.track": 0.5}}
+    stages = [*CONFIG["stages"], alone]
+    assert [stage["name"] for stage in without_heads({**CONFIG, "stages": stages}, ["track"])["stages"]] == ["joint"]
+    assert without_heads({**CONFIG, "stages": stages}, ["mask"])["stages"][1]["train"] == {"heads.track": 1.0}
+
+
 def test_only_the_newest_are_kept(tmp_path: Path) -> None:
     folder = RunFolder.open(tmp_path, info(), resume=False, keep=2)
     for step in (1, 2, 3, 9, 10):

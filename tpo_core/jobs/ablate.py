@@ -18,6 +18,8 @@ from tpo_core.jobs.ablate_plan import PlannedRun, RowConfig, choose_rows, plan_r
 from tpo_core.jobs.ablate_records import Codecs, Keep, has_text, write_records
 from tpo_core.jobs.ablate_table import Cell, collect, write_table
 from tpo_core.jobs.assembly import assemble, layouts_of, load_heads
+from tpo_core.jobs.dry_run import DryRun
+from tpo_core.jobs.recipes import read_recipe
 from tpo_core.jobs.sources import OpenSource, open_sources
 from tpo_core.plugins import Plugins
 from tpo_core.train import stage_steps
@@ -90,13 +92,16 @@ class Ablation:
         """Run what is not done yet, write the table, and return it, JSON-ready.
 
         A run that fails leaves its row without that seed; the others go on, and ``failed`` lists it.
+
+        Raises:
+            TPOError: as `plan` and `prepare`, before the first run begins.
         """
         runs = self.plan()
         done = [run for run in runs if (run.folder / SUMMARY).is_file()]
         if done:
             self.say(f"{len(done)} of {len(runs)} runs are done already")
         left = [run for run in runs if run not in done]
-        specs = {run.folder: self._prepare(run) for run in left}
+        specs = self.prepare(left)
         failed = self._work(left, specs)
         cells = collect([(run.row.name, run.seed, run.folder) for run in runs])
         return write_table(
@@ -108,6 +113,25 @@ class Ablation:
             command=self.command,
             seeds=self.seeds,
         )
+
+    def prepare(self, runs: Sequence[PlannedRun]) -> dict[Path, Path]:
+        """Write what these runs read, and look at each row as ``tpo train --dry-run`` does, before hours are spent on another.
+
+        Returns:
+            folder of a run -> its specification.
+
+        Raises:
+            ConfigError: rows would not run; all of them are named.
+        """
+        specs = {run.folder: self._prepare(run) for run in runs}
+        faults = []
+        for row, run in {run.row.name: run for run in runs}.items():
+            spec = json.loads(specs[run.folder].read_text("utf-8"))
+            found = DryRun(read_recipe(spec["recipe"], self.plugins, heads=None, overrides=()), self.plugins).run()
+            faults += [f"row {row!r}: {problem}" for problem in found["problems"]]
+        if faults:
+            raise ConfigError("\n".join(faults))
+        return specs
 
     def _prepare(self, run: PlannedRun) -> Path:
         """Write a run's records and its specification."""

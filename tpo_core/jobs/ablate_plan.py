@@ -139,6 +139,10 @@ def plan_run(recipe: Recipe, row: RowConfig, seed: int, plugins: Plugins, *, out
     mapping["stages"] = [stage for stage in mapping["stages"] if row.stages is None or stage["name"] in row.stages]
     for stage in mapping["stages"]:
         stage |= {"steps": steps[stage["name"]], "epochs": None}
+        for rates in (stage["train"], stage["muon"]):
+            for group in [group for group in rates if group.partition(".")[2] in {*built} - {*heads}]:
+                del rates[group]
+    mapping["stages"] = [stage for stage in mapping["stages"] if stage["train"]]
     folder = output / slug(row.name) / f"seed-{seed}"
     mapping |= {"seed": seed, "output": str(folder)}
     mapping["trainer"]["eval_after_stage"] = False

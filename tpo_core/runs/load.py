@@ -143,7 +143,7 @@ def missing_head(name: str, origin: HeadOrigin) -> str:
 
 
 def without_heads(config: dict[str, Any], absent: Collection[str]) -> dict[str, Any]:
-    """Return a recipe's mapping without these heads, wherever it names them."""
+    """Return a recipe's mapping without these heads, wherever it names them, and without stages that trained nothing else."""
     result, absent = deepcopy(config), frozenset(absent)
     heads = result.get("heads") or {}
     for name in absent:
@@ -159,4 +159,6 @@ def without_heads(config: dict[str, Any], absent: Collection[str]) -> dict[str, 
                 del rates[group]
         for name in absent & stage.get("weights", {}).keys():
             del stage["weights"][name]
+    if absent and "stages" in result:
+        result["stages"] = [stage for stage in result["stages"] if stage["train"]]
     return result
