@@ -248,13 +248,14 @@ def test_a_head_is_added_to_a_finished_run(finished, tmp_path, backbones):
         )
 
 
-def test_a_stage_weighs_heads_in_its_own_way(tmp_path, backbones):
+def test_a_stage_weighs_losses_in_its_own_way(tmp_path, backbones):
     mapping = recipe(tmp_path, backbones["qwen3_vl"])
-    mapping["stages"][0]["weights"] = {"region": 0.25}
+    mapping["stages"][0] |= {"weights": {"region": 0.25}, "assign": 3.0}
     train(mapping, test=False)
     for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines():
         row = json.loads(line)
-        words = row["lm"] + row["assign"]
+        assert row["assign"] > 0.1
+        words = row["lm"] + row["assign"] * (3 if row["stage"] == "first" else 1)
         boxes = 5 * row["region/l1"] + 2 * row["region/giou"]
         assert boxes > 0.1
         assert row["loss"] == pytest.approx(words + boxes * (0.25 if row["stage"] == "first" else 1), rel=1e-4)

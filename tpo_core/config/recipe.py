@@ -122,6 +122,7 @@ class StageConfig(Part):
     weights: dict[str, Annotated[float, Field(ge=0)]] = Field(
         {}, description="weight of heads' losses in this stage, by head; others keep heads.<name>.weight"
     )
+    assign: float | None = Field(None, ge=0, description="weight of the loss on start tokens in this stage; null: loss.assign")
     batch_size: int = Field(16, ge=1, description="samples per optimiser step, over all processes")
     micro_batch: int | None = Field(
         None,

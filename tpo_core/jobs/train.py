@@ -137,6 +137,8 @@ class TrainJob:
             self._begin_heads(index, stage, assembly, known=state.heads if elsewhere else ())
         for name, weight in stage.weights.items():
             model.slot(name).weight = weight
+        if stage.assign is not None:
+            model.assign_weight = stage.assign
         model.to(accelerator.device)
         mixture, sources = stage_mixture(recipe, stage, self._sources)
         prepare = ReadAndPrepare(sources, assembly.preparer)
