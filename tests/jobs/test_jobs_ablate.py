@@ -132,7 +132,7 @@ def test_standard_rows_name_each_head_pairs_and_the_controls():
         "all heads",
         "all + conversation",
         "conversation only",
-        "all + conversation, detached",
+        "all + conversation (detached)",
         "written as text + conversation",
     ]
     assert rows[-2].set == ("heads.a.detach=true", "heads.b.detach=true", "heads.c.detach=true")
@@ -141,7 +141,7 @@ def test_standard_rows_name_each_head_pairs_and_the_controls():
         "a alone",
         "all + conversation",
         "conversation only",
-        "all + conversation, detached",
+        "all + conversation (detached)",
     ]
 
 
@@ -234,6 +234,9 @@ def test_a_table_with_a_fault_says_where(tmp_path):
     path = tmp_path / "table.yaml"
     path.write_text("rows:\n  - {name: a}\n  - {name: b, heads: [x], textual: [x]}\n")
     with pytest.raises(ConfigError, match=r"table.yaml:3: rows\[1\]: 'x' stands in heads and in textual"):
+        read_table(path)
+    path.write_text("rows:\n  - {name: 'a, b'}\n")
+    with pytest.raises(ConfigError, match=r"table.yaml:2: rows\[0\]: the name 'a, b' has a comma, which separates names in --rows"):
         read_table(path)
     path.write_text("rows:\n  - {name: a, head: [x]}\n")
     with pytest.raises(ConfigError, match=r"rows\[0\].head: .*a row has name, heads"):

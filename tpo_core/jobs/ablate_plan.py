@@ -33,6 +33,8 @@ class RowConfig(Part):
 
     @model_validator(mode="after")
     def _learns_something(self) -> RowConfig:
+        if "," in self.name:
+            raise ValueError(f"the name {self.name!r} has a comma, which separates names in --rows; write it without")
         if both := sorted(set(self.heads or ()) & set(self.textual)):
             raise ValueError(f"{both[0]!r} stands in heads and in textual; a head's answers are either dense or written")
         if self.heads == () and not self.textual and not self.conversation:
@@ -89,7 +91,7 @@ def standard_rows(heads: Sequence[str], textual: Sequence[str]) -> list[RowConfi
     if len(heads) > 1:
         rows.append(RowConfig(name="all heads", conversation=False))
     rows += [RowConfig(name="all + conversation"), RowConfig(name="conversation only", heads=())]
-    rows.append(RowConfig(name="all + conversation, detached", set=tuple(f"heads.{name}.detach=true" for name in heads)))
+    rows.append(RowConfig(name="all + conversation (detached)", set=tuple(f"heads.{name}.detach=true" for name in heads)))
     if textual:
         dense = tuple(name for name in heads if name not in textual)
         rows.append(RowConfig(name="written as text + conversation", heads=dense, textual=tuple(textual)))
