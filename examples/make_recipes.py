@@ -30,8 +30,8 @@ DEFAULT = """\
 # Every option with its meaning: tpo train --config examples/playground.yaml --print-config
 """
 LONG = """\
-# The longer one: a harder world (level 2: six colours, four shapes, relations, motion). It took 48 minutes on 2 idle cores, figures after each
-# stage included, and a minute more to write its data (docs/training.md has what it reached). The recipe of the ablation table:
+# The longer one: a harder world (level 2: six colours, four shapes, relations, motion). It took 48 minutes on 2 idle cores, with figures
+# after each stage, and a minute more to write its data (docs/training.md has what it reached). The recipe of the ablation table:
 #     tpo train --heads region,temporal,mask --output runs/long --dry-run recipe.level=2 recipe.samples=12000
 #     tpo train --config examples/playground-long.yaml
 #     tpo ablate examples/playground-long.yaml --table examples/ablation.yaml
