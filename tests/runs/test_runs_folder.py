@@ -105,6 +105,9 @@ def test_a_stage_that_trained_such_a_head_alone_goes_with_it() -> None:
     alone = {**CONFIG["stages"][0], "name": "alone", "train": {"heads.track": 1.0}, "muon": {"heads.track": 0.5}}
     stages = [*CONFIG["stages"], alone]
     assert [stage["name"] for stage in without_heads({**CONFIG, "stages": stages}, ["track"])["stages"]] == ["joint"]
+    alone["train"] = {"lora": None, "heads.track": 1.0}
+    assert len(without_heads({**CONFIG, "stages": stages}, ["track"])["stages"]) == 1, "null is frozen"
+    alone["train"] = {"heads.track": 1.0}
     assert without_heads({**CONFIG, "stages": stages}, ["mask"])["stages"][1]["train"] == {"heads.track": 1.0}
 
 

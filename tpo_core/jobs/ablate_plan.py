@@ -18,7 +18,7 @@ from tpo_core.errors import ConfigError, did_you_mean
 from tpo_core.jobs.ablate_records import Keep
 from tpo_core.jobs.recipes import read_recipe
 from tpo_core.plugins import Plugins
-from tpo_core.runs import without_heads
+from tpo_core.runs import without_heads, without_rates
 
 
 class RowConfig(Part):
@@ -141,10 +141,7 @@ def plan_run(recipe: Recipe, row: RowConfig, seed: int, plugins: Plugins, *, out
     mapping["stages"] = [stage for stage in mapping["stages"] if row.stages is None or stage["name"] in row.stages]
     for stage in mapping["stages"]:
         stage |= {"steps": steps[stage["name"]], "epochs": None}
-        for rates in (stage["train"], stage["muon"]):
-            for group in [group for group in rates if group.partition(".")[2] in {*built} - {*heads}]:
-                del rates[group]
-    mapping["stages"] = [stage for stage in mapping["stages"] if stage["train"]]
+    mapping["stages"] = without_rates(mapping["stages"], {*built} - {*heads})
     folder = output / slug(row.name) / f"seed-{seed}"
     mapping |= {"seed": seed, "output": str(folder)}
     mapping["trainer"]["eval_after_stage"] = False

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from tpo_core.runs.content import checkpoints, holds_run
 from tpo_core.runs.folder import RunFolder
-from tpo_core.runs.load import Checkpoint, LoadedRun, check_backbone, find_checkpoint, load_run_state, missing_head, without_heads
+from tpo_core.runs.load import (
+    Checkpoint,
+    LoadedRun,
+    check_backbone,
+    find_checkpoint,
+    load_run_state,
+    missing_head,
+    without_heads,
+    without_rates,
+)
 from tpo_core.runs.metrics import MetricsLog
 from tpo_core.runs.state import (
     BackboneIdentity,
@@ -40,4 +49,5 @@ __all__ = [
     "whole",
     "whole_state",
     "without_heads",
+    "without_rates",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -154,11 +154,21 @@ def without_heads(config: dict[str, Any], absent: Collection[str]) -> dict[str, 
     for stage in result.get("stages") or ():
         if stage.get("heads") is not None:
             stage["heads"] = [name for name in stage["heads"] if name not in absent]
-        for rates in (stage["train"], stage.get("muon", {})):
-            for group in [group for group in rates if group.partition(".")[2] in absent]:
-                del rates[group]
         for name in absent & stage.get("weights", {}).keys():
             del stage["weights"][name]
     if absent and "stages" in result:
-        result["stages"] = [stage for stage in result["stages"] if stage["train"]]
+        result["stages"] = without_rates(result["stages"], absent)
     return result
+
+
+def without_rates(stages: Sequence[dict[str, Any]], heads: Collection[str]) -> list[dict[str, Any]]:
+    """Return stages' mappings in which these heads do not train, without stages that train nothing else."""
+    left = []
+    for stage in stages:
+        kept = dict(stage)
+        for key in ("train", "muon"):
+            if key in stage:
+                kept[key] = {group: rate for group, rate in stage[key].items() if group.partition(".")[2] not in heads}
+        if any(rate is not None for rate in kept["train"].values()):
+            left.append(kept)
+    return left
