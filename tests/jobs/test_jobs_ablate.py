@@ -135,6 +135,14 @@ def test_a_row_that_would_not_run_is_told_before_any_does(tmp_path, backbones, i
     assert in_process.started == []
 
 
+@pytest.mark.parametrize(("rows", "told_of"), [(("a", "b"), "every row"), (("a", "b", "plain"), "rows 'a', 'b'")])
+def test_a_fault_that_rows_share_is_told_once(rows, told_of, tmp_path, backbones, in_process):
+    table = [RowConfig(name=name, set=() if name == "plain" else ("stages.0.muon.vision=0.1",)) for name in rows]
+    with pytest.raises(ConfigError) as told:
+        ablation(stages_recipe(tmp_path, backbones["qwen3_vl"]), tmp_path / "out", rows=table).run()
+    assert [line.split(":")[0] for line in str(told.value).splitlines()] == [told_of]
+
+
 def test_a_table_with_a_fault_says_where(tmp_path):
     path = tmp_path / "table.yaml"
     path.write_text("rows:\n  - {name: a}\n  - {name: b, heads: [x], textual: [x]}\n")
@@ -183,6 +191,7 @@ def test_rows_run_fail_and_go_on(tmp_path, backbones, in_process):
     assert list(first["failed"]) == ["conversation only, seed 0"]
     assert "out of memory" in first["failed"]["conversation only, seed 0"]
     assert any("failed: conversation only" in line for line in said)
+    assert [line.rsplit(", ", 1)[1].split(")")[0] for line in said if " left)" in line] == ["2 runs left", "1 run left", "0 runs left"]
     by_row = {row["row"]: row for row in first["rows"]}
     assert by_row["region alone"]["cost"]["steps"]["mean"] == 4  # the stage for conversation is left out
     assert by_row["written as text + conversation"]["cost"]["steps"]["mean"] == 5

@@ -99,7 +99,7 @@ class Ablation:
         runs = self.plan()
         done = [run for run in runs if (run.folder / SUMMARY).is_file()]
         if done:
-            self.say(f"{len(done)} of {len(runs)} runs are done already")
+            self.say(f"done already: {len(done)} of {_runs(len(runs))}")
         left = [run for run in runs if run not in done]
         specs = self.prepare(left)
         failed = self._work(left, specs)
@@ -124,13 +124,15 @@ class Ablation:
             ConfigError: rows would not run; all of them are named.
         """
         specs = {run.folder: self._prepare(run) for run in runs}
-        faults = []
-        for row, run in {run.row.name: run for run in runs}.items():
+        rows = {run.row.name: run for run in runs}
+        faults: dict[str, list[str]] = {}
+        for row, run in rows.items():
             spec = json.loads(specs[run.folder].read_text("utf-8"))
             found = DryRun(read_recipe(spec["recipe"], self.plugins, heads=None, overrides=()), self.plugins).run()
-            faults += [f"row {row!r}: {problem}" for problem in found["problems"]]
+            for problem in found["problems"]:
+                faults.setdefault(problem, []).append(row)
         if faults:
-            raise ConfigError("\n".join(faults))
+            raise ConfigError("\n".join(f"{_named(bad, len(rows))}: {problem}" for problem, bad in faults.items()))
         return specs
 
     def _prepare(self, run: PlannedRun) -> Path:
@@ -172,7 +174,7 @@ class Ablation:
                 for one in [one for one in working if one[1].poll() is not None]:
                     working.remove(one)
                     run, process, began = one
-                    took = f"{time.monotonic() - began:.0f} s, {len(waiting) + len(working)} runs left"
+                    took = f"{time.monotonic() - began:.0f} s, {_runs(len(waiting) + len(working))} left"
                     if process.returncode == 0:
                         self.say(f"done:   {run.row.name}, seed {run.seed} ({took})")
                         continue
@@ -184,6 +186,17 @@ class Ablation:
                 process.terminate()
                 process.wait()
         return failed
+
+
+def _runs(number: int) -> str:
+    return f"{number} run" if number == 1 else f"{number} runs"
+
+
+def _named(rows: Sequence[str], total: int) -> str:
+    """Return the rows that share a fault, for its sentence."""
+    if len(rows) == 1:
+        return f"row {rows[0]!r}"
+    return "every row" if len(rows) == total else f"rows {', '.join(map(repr, rows))}"
 
 
 def log_of(spec: Path) -> Path:
