@@ -10,6 +10,7 @@ import pytest
 
 from tpo_heads.playground import phrases
 from tpo_heads.playground.language import Ask, Speaker, template_of
+from tpo_heads.playground.records import lesson
 from tpo_heads.playground.render import render
 from tpo_heads.playground.scenes import ACTIONS, COLOURS, SHAPES, SIZES, Kind, Scene, make_scene
 from tpo_heads.playground.talk import OFFERED, TALKERS, TAUGHT
@@ -98,7 +99,7 @@ def test_answers_in_words_are_true() -> None:
 
 
 def _count_by(scene: Scene, ask: Ask) -> bool:
-    words = template_of(ask.question), ask.question.replace("?", "").replace(".", "").split()
+    words = template_of(ask.question), ask.question.replace("?", "").replace(".", "").replace(",", "").split()
     singular = {**{f"{s}s": s for s in SHAPES}, "crosses": "cross"}
     wanted = next(w for w in words[1] if w in COLOURS or w in singular)
     return phrases.NUMBERS.index(ask.answer) == sum(singular.get(wanted, wanted) in (t.colour, t.shape) for t in scene.things)
@@ -145,6 +146,12 @@ def test_held_out_phrasings_are_never_trained_on() -> None:
     known = {w for way in trained for w in _words(way).split()}
     unknown = {w for way in held for w in _words(way).split()} - known
     assert unknown <= {"it"}, "held-out phrasings use words that training knows"
+
+
+@pytest.mark.parametrize(("kind", "near"), [("image", {"refer", "count_by"}), ("clip", {"whether"})])
+def test_every_lesson_asks_in_words_what_is_near_to_a_heads_question(kind: Kind, near: set[str]) -> None:
+    for speaker in speakers(kind, 40):
+        assert {ask.template for ask in lesson(speaker, ("region", "temporal", "mask"))} & near
 
 
 def test_tasks_share_their_verbs() -> None:

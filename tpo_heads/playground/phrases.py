@@ -60,6 +60,9 @@ ASK_IN_LESSONS: dict[str, tuple[str, ...]] = {
         "can you point to the {e}?",
         "can you draw a box around the {e}?",
         "i want you to find the {e}.",
+        "can you mark the {e}?",
+        "please mark the {e}.",
+        "please point to the {e}.",
     ),
     "temporal": (
         "the {e}, when does it {do}?",
@@ -143,9 +146,21 @@ TALK: dict[str, tuple[str, ...]] = {
 
 TALK_IN_LESSONS: dict[str, tuple[str, ...]] = {
     "count": ("can you count the objects?",),
+    "count_by": (
+        *("count the {group}.",) * 2,
+        "can you count the {group}?",
+        "please count the {group}.",
+        "the {group}, how many are there?",
+    ),
     "colour": ("can you tell me the colour of the {e}?", "show me in words what colour the {e} is.", "the {e}, tell me the colour."),
     "shape": ("the {e}, what shape is it?", "the {e}, tell me the shape."),
-    "size": ("the {e}, what size is it?", "the {e}, tell me the size.", "is the {e} large or small?"),
+    "size": (
+        "the {e}, what size is it?",
+        "the {e}, tell me the size.",
+        "the {e}, how large is it?",
+        "is the {e} large or small?",
+        "tell me, is the {e} large or small?",
+    ),
     "exists": ("do you see the {e}?", "the {e}, is it there?"),
     "relation": (
         "can you see the {e} {relation} the {f}?",
@@ -154,7 +169,14 @@ TALK_IN_LESSONS: dict[str, tuple[str, ...]] = {
         "the {e}, is it {relation} the {f}?",
     ),
     "place": ("can you tell me where the {e} is, in words?", "the {e}, in which part is it?"),
-    "refer": ("can you describe the {e}?", "can you point to the {e}, in words?"),
+    "refer": (
+        *("describe the {e}.",) * 2,
+        "describe the {e} in words.",
+        "the {e}, describe it.",
+        "i want you to describe the {e}.",
+        "can you describe the {e}?",
+        "can you point to the {e}, in words?",
+    ),
     "does": ("can you tell me what the {e} does?", "show me in words what the {e} does.", "the {e}, what does it do?"),
     "whether": (
         "can you see the {e} {do}?",
@@ -163,7 +185,8 @@ TALK_IN_LESSONS: dict[str, tuple[str, ...]] = {
         "the {e}, does it {do}?",
     ),
 }
-"""Further ways that training records use, with the verbs of the heads' questions; the base model's course does not."""
+"""Further ways that training records use, with the verbs of the heads' questions; the base model's course does not. A way that stands in
+`TALK` already is one that tests ask in and that differs from a head's question in its verb alone: it is asked more often."""
 
 TALK_HELD_OUT: dict[str, tuple[str, ...]] = {
     "count": ("tell me how many objects there are.",),
