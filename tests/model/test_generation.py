@@ -7,6 +7,7 @@ import torch
 from tiny import assemble
 from toy_data import box, image, mixed_records, record, target, text
 
+from tpo_core.errors import TPOError
 from tpo_core.model import GenerationOptions, generate
 from tpo_core.model.generation import _teacher_forced
 from tpo_core.prepare.question import ask, first_question
@@ -107,6 +108,49 @@ def test_forcing_is_stateless_and_bans_what_does_not_fit():
     assert torch.isinf(only[0, vocabulary.start_id("b")])
     assert torch.isfinite(only[0, vocabulary.start_id("a")])
     assert torch.isinf(only[2, vocabulary.start_id("a")])
+
+
+def test_a_bias_moves_start_tokens_alone_and_slots_stay_forced():
+    from tpo_core.router.vocabulary import TaskVocabulary
+
+    vocabulary = TaskVocabulary(10, {"a": 1, "b": 3})
+    ids = torch.tensor([[1, 2], [1, vocabulary.start_id("b")]])
+    scores = torch.randn(2, 16)
+    plain = TaskTokenForcing(vocabulary, prompt_length=2, budget=50)(ids, scores)
+    biased = TaskTokenForcing(vocabulary, prompt_length=2, budget=50, start_bias=-1.5)(ids, scores)
+    expected = plain[0].clone()
+    expected[[vocabulary.start_id("a"), vocabulary.start_id("b")]] -= 1.5
+    torch.testing.assert_close(biased[0], expected)
+    torch.testing.assert_close(biased[1], plain[1])
+
+
+def test_heads_are_called_as_the_bias_says(backbones, media_root):
+    """The model's own bias counts unless one is given; training does not know it."""
+    assembly = assemble(backbones["qwen3_vl"])
+    model = eager_to_call(assembly, 2)
+    records = mixed_records()[:4]
+    batch = questions(assembly, media_root, records)
+
+    def calls(**options):
+        rows = generate(model, batch, GenerationOptions(max_new_tokens=12, temperature=1.0, seed=1, **options)).rows
+        return sum(len(row.queries) for row in rows)
+
+    free = calls()
+    assert free > 0
+    assert calls(start_bias=-1000.0) == 0
+    prepared = [assembly.preparer.training(r, root=media_root, seed=(i,)) for i, r in enumerate(records)]
+    learnt = assembly.collator("right")(prepared)
+    before = model(learnt, learnt.counts).loss
+    model.start_bias = -1000.0
+    assert calls() == 0
+    assert calls(start_bias=0.0) == free
+    torch.testing.assert_close(model(learnt, learnt.counts).loss, before, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
+def test_a_bias_that_is_no_number_is_refused(wrong):
+    with pytest.raises(TPOError, match="expected a finite number"):
+        GenerationOptions(start_bias=wrong)
 
 
 @pytest.mark.parametrize("family", ["qwen3_vl", "llava_onevision", "idefics3"])

@@ -19,6 +19,7 @@ import click
 @click.option("--samples", type=click.IntRange(min=1), help="Records per source, at most.")
 @click.option("--batch-size", default=16, show_default=True, type=click.IntRange(min=1), help="Questions per generation.")
 @click.option("--max-new-tokens", default=48, show_default=True, help="Budget of new tokens.")
+@click.option("--start-bias", type=float, help="Added to the logits of start tokens: below 0, fewer calls of heads. Default: the recipe's.")
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
 def command(
     run: Path,
@@ -28,6 +29,7 @@ def command(
     samples: int | None,
     batch_size: int,
     max_new_tokens: int,
+    start_bias: float | None,
     as_json: bool,
 ) -> None:
     """Score the model of RUN: each head's metrics beside chance, the conversation beside words alone; one line per record on disk."""
@@ -56,7 +58,7 @@ def command(
             output=folder,
             most=samples,
             listener=JobListener() if as_json else listener,
-            options=GenerationOptions(max_new_tokens=max_new_tokens),
+            options=GenerationOptions(max_new_tokens=max_new_tokens, start_bias=start_bias),
             batch_size=batch_size,
         )
     (folder / "figures.json").write_text(json.dumps(figures, indent=1), "utf-8")

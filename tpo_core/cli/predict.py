@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 @click.option("--max-new-tokens", default=128, show_default=True, help="Budget of new tokens.")
 @click.option("--beams", default=1, show_default=True, help="Beam search.")
 @click.option("--temperature", default=0.0, show_default=True, help="0 is greedy.")
+@click.option("--start-bias", type=float, help="Added to the logits of start tokens: below 0, fewer calls of heads. Default: the recipe's.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(
     run: Path,
@@ -46,6 +47,7 @@ def command(
     max_new_tokens: int,
     beams: int,
     temperature: float,
+    start_bias: float | None,
     as_json: bool,
 ) -> None:
     """Ask the model of RUN about pictures and clips: words, the heads' answers, and an annotated picture."""
@@ -54,7 +56,7 @@ def command(
     from tpo_core.model import GenerationOptions
 
     loaded, _ = open_run(run, model)
-    options = GenerationOptions(max_new_tokens=max_new_tokens, num_beams=beams, temperature=temperature)
+    options = GenerationOptions(max_new_tokens=max_new_tokens, num_beams=beams, temperature=temperature, start_bias=start_bias)
     record = loaded.question(prompt, image=image, video=video, box=_box(box), box_head=box_head)
     prediction = loaded.answer(record, options)
     files = [] if no_picture or not (image or video) else _draw(loaded, record, prediction, output, clip)

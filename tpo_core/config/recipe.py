@@ -33,6 +33,12 @@ class ModelConfig(Part):
         "mean",
         description="new task tokens start at the vocabulary's mean row (plus a little noise), or are drawn with its mean and spread",
     )
+    start_bias: float = Field(
+        0.0,
+        allow_inf_nan=False,
+        description="added to the logits of start tokens when the model answers: below 0 a head is called only where the model is surer, "
+        "and words are said otherwise; training does not know it; 0: as in the paper",
+    )
 
 
 class LoraConfig(Part):

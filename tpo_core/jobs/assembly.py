@@ -65,6 +65,7 @@ def assemble(
         lora=lora_options(recipe, adapter),
         assign_weight=recipe.loss.assign,
         assign_every_answer=recipe.loss.assign_every_answer,
+        start_bias=recipe.model.start_bias,
         token_init=recipe.model.token_init,
         seed=recipe.seed,
         allow_outside_root=recipe.data.allow_outside_root,

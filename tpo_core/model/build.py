@@ -37,6 +37,7 @@ class ModelOptions:
         max_length: longest sample in tokens.
         lora: adapter on the language model, or None.
         assign_weight: factor of L_assign. assign_every_answer: whether answers in words count in it too.
+        start_bias: added to the logits of start tokens where text is generated.
         token_init: ``mean`` (near the vocabulary's mean row) or ``normal`` (drawn with its spread).
         seed: of the new weights.
         allow_outside_root: whether media may lie outside the data's folder.
@@ -47,6 +48,7 @@ class ModelOptions:
     lora: LoraOptions | None = None
     assign_weight: float = 1.0
     assign_every_answer: bool = False
+    start_bias: float = 0.0
     token_init: Literal["mean", "normal"] = "mean"
     seed: int = 0
     allow_outside_root: bool = False
@@ -143,6 +145,7 @@ def build_model(
         closing=closing,
         pad_id=pad_id,
         assign_weight=options.assign_weight,
+        start_bias=options.start_bias,
         dummy=_blank_picture(layout),
     )
     _reset_tokens(model, chosen, options)

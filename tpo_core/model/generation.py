@@ -10,6 +10,7 @@ Legend: B rows, L length of the prompt, G generated tokens, S slots, D width, W 
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -36,6 +37,10 @@ class GenerationOptions:
         top_p: nucleus, used when sampling.
         seed: of the sampling.
         heads: heads that may be called; None allows all.
+        start_bias: added to the logits of start tokens; None: the model's own (`TPOModel.start_bias`).
+
+    Raises:
+        TPOError: the bias is not a finite number.
     """
 
     max_new_tokens: int = 128
@@ -44,6 +49,11 @@ class GenerationOptions:
     top_p: float = 1.0
     seed: int = 0
     heads: frozenset[str] | None = None
+    start_bias: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.start_bias is not None and not math.isfinite(self.start_bias):
+            raise TPOError(f"start_bias: found {self.start_bias}, expected a finite number, such as -2 (fewer calls of heads) or 0")
 
 
 @dataclass(frozen=True)
@@ -134,6 +144,7 @@ def _text_options(model: TPOModel, batch: Batch, options: GenerationOptions, abl
         budget=options.max_new_tokens,
         allowed=allowed,
         banned=tuple(token for token in placeholders if token is not None),
+        start_bias=model.start_bias if options.start_bias is None else options.start_bias,
     )
     sampling: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
     if options.temperature > 0:

@@ -49,6 +49,7 @@ class TPOModel(nn.Module):
         known_ids: number of ids that the tokenizer itself knows; padded rows above it are never generated.
         closing: ids that end an answer. pad_id: id that pads text.
         assign_weight: factor of L_assign.
+        start_bias: added to the logits of start tokens where text is generated, never where the model is trained.
         dummy: visual tensors of one blank picture; while vision or connector trains, a batch without pictures encodes it times zero.
 
     Attributes:
@@ -67,6 +68,7 @@ class TPOModel(nn.Module):
         closing: frozenset[int],
         pad_id: int,
         assign_weight: float = 1.0,
+        start_bias: float = 0.0,
         dummy: Tensors | None = None,
     ) -> None:
         super().__init__()
@@ -79,6 +81,7 @@ class TPOModel(nn.Module):
         self.closing = closing
         self.pad_id = pad_id
         self.assign_weight = assign_weight
+        self.start_bias = start_bias
         self.keep: Keep | None = None
         self._terms = {name: terms[name] for name in vocabulary.names}
         self._dummy = dummy

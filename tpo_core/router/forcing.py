@@ -14,13 +14,14 @@ class TaskTokenForcing:
     """A logits processor (called by transformers as ``processor(ids_BL, scores_BV)``); stateless, so beams and left padding do no harm.
 
     The state at a slot is known one step after the slot was chosen, so a start token needs room for its slots and one token more; without
-    it the last slot would never be fed and its state would be lost.
+    it the last slot would never be fed and its state would be lost. Slots are forced whatever the bias is.
 
     Args:
         vocabulary: ids of the task tokens.
         prompt_length: length of the (padded) prompt. budget: new tokens at most.
         allowed: per row, the heads that it may call; None: all.
         banned: ids that are never generated (vision placeholders).
+        start_bias: added to the scores of start tokens (a logit bias); below 0, a head is called only where the model is surer.
     """
 
     def __init__(
@@ -31,6 +32,7 @@ class TaskTokenForcing:
         budget: int,
         allowed: Sequence[frozenset[str]] | None = None,
         banned: tuple[int, ...] = (),
+        start_bias: float = 0.0,
     ) -> None:
         follow = vocabulary.successors()
         self._follow = torch.full((vocabulary.size,), -1, dtype=torch.long)
@@ -43,10 +45,14 @@ class TaskTokenForcing:
         self._forbidden_BH: Tensor | None = None
         if allowed is not None:
             self._forbidden_BH = torch.tensor([[n not in row for n in vocabulary.names] for row in allowed])
+        self._start_bias = start_bias
         self._prompt_length = prompt_length
         self._budget = budget
 
     def __call__(self, ids_BL: Tensor, scores_BV: Tensor) -> Tensor:
+        if self._start_bias:
+            starts = self._starts.to(scores_BV.device)
+            scores_BV = scores_BV.index_copy(1, starts, scores_BV[:, starts] + self._start_bias)
         left = self._budget - (ids_BL.shape[1] - self._prompt_length)
         banned = [token for token, need in self._need.items() if need > left] + self._banned
         if banned:

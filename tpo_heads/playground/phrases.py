@@ -60,9 +60,8 @@ ASK_IN_LESSONS: dict[str, tuple[str, ...]] = {
         "can you point to the {e}?",
         "can you draw a box around the {e}?",
         "i want you to find the {e}.",
-        "can you mark the {e}?",
-        "please mark the {e}.",
-        "please point to the {e}.",
+        "can you please find the {e}?",
+        "can you find where the {e} is?",
     ),
     "temporal": (
         "the {e}, when does it {do}?",
@@ -73,6 +72,8 @@ ASK_IN_LESSONS: dict[str, tuple[str, ...]] = {
         "where is the moment the {e} {does}?",
         "which is the moment the {e} {does}?",
         "what is the time the {e} {does}?",
+        "when is the moment that the {e} {does}?",
+        "the {e} {does}, at what time?",
         "can you show me when the {e} {does}?",
         "i want you to locate the time the {e} {does}.",
     ),
@@ -81,6 +82,7 @@ ASK_IN_LESSONS: dict[str, tuple[str, ...]] = {
         "the {e}, follow it.",
         "the {e}, mark every pixel of it.",
         "the {e}, can you outline it?",
+        "the {e}, outline every pixel of it.",
         "outline every pixel of the {e}.",
         "can you outline the {e}?",
         "i want you to cut out the {e}.",
@@ -146,12 +148,6 @@ TALK: dict[str, tuple[str, ...]] = {
 
 TALK_IN_LESSONS: dict[str, tuple[str, ...]] = {
     "count": ("can you count the objects?",),
-    "count_by": (
-        *("count the {group}.",) * 2,
-        "can you count the {group}?",
-        "please count the {group}.",
-        "the {group}, how many are there?",
-    ),
     "colour": ("can you tell me the colour of the {e}?", "show me in words what colour the {e} is.", "the {e}, tell me the colour."),
     "shape": ("the {e}, what shape is it?", "the {e}, tell me the shape."),
     "size": (
@@ -171,9 +167,7 @@ TALK_IN_LESSONS: dict[str, tuple[str, ...]] = {
     "place": ("can you tell me where the {e} is, in words?", "the {e}, in which part is it?"),
     "refer": (
         *("describe the {e}.",) * 2,
-        "describe the {e} in words.",
         "the {e}, describe it.",
-        "i want you to describe the {e}.",
         "can you describe the {e}?",
         "can you point to the {e}, in words?",
     ),
@@ -185,8 +179,8 @@ TALK_IN_LESSONS: dict[str, tuple[str, ...]] = {
         "the {e}, does it {do}?",
     ),
 }
-"""Further ways that training records use, with the verbs of the heads' questions; the base model's course does not. A way that stands in
-`TALK` already is one that tests ask in and that differs from a head's question in its verb alone: it is asked more often."""
+"""Further ways that training records use, with the verbs of the heads' questions; the base model's course does not. What stands in `TALK`
+as well differs from a head's question in its verb alone ("describe the ring.", "find the ring."): it is asked more often."""
 
 TALK_HELD_OUT: dict[str, tuple[str, ...]] = {
     "count": ("tell me how many objects there are.",),

@@ -55,7 +55,7 @@ def default(
     return {
         "seed": seed,
         "output": str(output),
-        "model": {"path": str(made["base"]), "dtype": "float32", "frames": 12, "max_length": 1024},
+        "model": {"path": str(made["base"]), "dtype": "float32", "frames": 12, "max_length": 1024, "start_bias": START_BIAS},
         "lora": {"r": 16, "alpha": 32.0},
         "heads": {name: _head(name, wanted, made["sam"]) for name in (*wanted, *guests)},
         "loss": {"assign": 1.0, "assign_every_answer": True},
@@ -100,6 +100,8 @@ def _head(name: str, wanted: Sequence[str], sam: Path | None) -> dict[str, Any]:
     return {}
 
 
+START_BIAS = -1.0
+"""Added to start tokens' logits where the model answers: conversation is to stay conversation (docs/training.md has what it trades)."""
 ORDER = ("region", "mask", "temporal")
 """Order of the heads' own stages."""
 SHARES = {

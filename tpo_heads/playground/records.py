@@ -148,9 +148,7 @@ def lesson(speaker: Speaker, heads: Sequence[str]) -> list[Ask]:
         order = [seen[int(i)] for i in rng.permutation(len(seen))]
         asks += [speaker.region(absent=rng.random() < 0.1, thing=i) for i in (order * 2)[:4] if "region" in heads]
         asks += [speaker.mask(absent=rng.random() < 0.15, thing=i) for i in order[:2] if "mask" in heads and rng.random() < 0.5]
-        asks += conversation(speaker, 2)
-        # The nearest sentences to questions for a box ("describe the ring.", "find the ring."): too few of them, and a head answers them.
-        asks += [speaker.chat(pick(rng, ("refer", "count_by")))]
+        asks += conversation(speaker, 3)
     elif kind == "clip":
         happened = [int(i) for i in rng.permutation(len(speaker.scene.events))]
         absent = rng.random() < 0.5
