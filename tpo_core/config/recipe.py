@@ -22,7 +22,7 @@ class Part(BaseModel):
 
 
 class ModelConfig(Part):
-    """The backbone and what it is shown."""
+    """The backbone, what it is shown, and how it answers."""
 
     path: str = Field(description="folder of the multimodal LLM, or its name on the hub")
     dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="of the weights; auto: as they are stored")

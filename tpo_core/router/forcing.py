@@ -42,27 +42,21 @@ class TaskTokenForcing:
         self._need = {vocabulary.start_id(n): 2 + vocabulary.slots[n] for n in vocabulary.names}
         self._banned = list(banned)
         self._starts = torch.tensor([vocabulary.start_id(n) for n in vocabulary.names])
-        self._forbidden_BH: Tensor | None = None
-        if allowed is not None:
-            self._forbidden_BH = torch.tensor([[n not in row for n in vocabulary.names] for row in allowed])
-        self._start_bias = start_bias
+        rows = [frozenset(vocabulary.names)] if allowed is None else allowed
+        self._added_BH = torch.tensor([[start_bias if n in row else -torch.inf for n in vocabulary.names] for row in rows])
         self._prompt_length = prompt_length
         self._budget = budget
 
     def __call__(self, ids_BL: Tensor, scores_BV: Tensor) -> Tensor:
-        if self._start_bias:
-            starts = self._starts.to(scores_BV.device)
-            scores_BV = scores_BV.index_copy(1, starts, scores_BV[:, starts] + self._start_bias)
         left = self._budget - (ids_BL.shape[1] - self._prompt_length)
         banned = [token for token, need in self._need.items() if need > left] + self._banned
         if banned:
             scores_BV = scores_BV.clone()
             scores_BV[:, banned] = -torch.inf
-        if self._forbidden_BH is not None:
-            # Beam search repeats every row.
-            forbidden = self._forbidden_BH.to(scores_BV.device).repeat_interleave(ids_BL.shape[0] // len(self._forbidden_BH), dim=0)
-            starts = self._starts.to(scores_BV.device)
-            scores_BV = scores_BV.index_copy(1, starts, scores_BV[:, starts].masked_fill(forbidden, -torch.inf))
+        # Beam search repeats every row.
+        added_BH = self._added_BH.to(scores_BV).repeat_interleave(ids_BL.shape[0] // len(self._added_BH), dim=0)
+        starts = self._starts.to(scores_BV.device)
+        scores_BV = scores_BV.index_copy(1, starts, scores_BV[:, starts] + added_BH)
         task_B = ids_BL[:, -1] - self._rows
         inside_B = (task_B >= 0) & (task_B < len(self._follow))
         next_B = self._follow.to(ids_BL.device)[task_B.clamp(0, len(self._follow) - 1)]
