@@ -71,7 +71,7 @@ def default(
             "workers": 0,
         },
         "stages": _stages(wanted, guests, kinds, scale),
-        "trainer": {"eval_samples": 128, "processes": 2},
+        "trainer": {"processes": 2},
     }
 
 
@@ -100,8 +100,9 @@ def _head(name: str, wanted: Sequence[str], sam: Path | None) -> dict[str, Any]:
     return {}
 
 
-START_BIAS = -1.0
-"""Added to start tokens' logits where the model answers: conversation is to stay conversation (docs/training.md has what it trades)."""
+START_BIAS = -2.0
+"""Added to start tokens' logits where the model answers: conversation is to stay conversation, even where a request is then answered in words
+a little more often (docs/training.md has what it trades)."""
 ORDER = ("region", "mask", "temporal")
 """Order of the heads' own stages."""
 SHARES = {
