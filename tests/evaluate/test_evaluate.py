@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 from tiny import assemble
 from toy_data import image, mixed_records, record, text
 
-from tpo_core.errors import DataError
+from tpo_core.errors import DataError, TPOError
 from tpo_core.evaluate import BlindBaseline, Evaluator, TestSource, is_right, normalised, training_pairs
 from tpo_core.head import Metric
 from tpo_core.predict import HeadAnswer, Prediction
@@ -112,3 +115,102 @@ def test_a_head_that_the_run_has_not_is_said(backbones, media_root):
     evaluator = Evaluator(Scripted(assembly, {}), metrics={"moment": Count})
     report = evaluator.run([TestSource("s", [("f:1", mixed_records()[0])], media_root)])
     assert report.bad == [("f:1", "it expects the heads box, which this run has not")]
+
+
+class Pair:
+    """Two threads in the place of two processes."""
+
+    world = 2
+
+    def __init__(self, rank, texts, meet):
+        self.rank, self.texts, self.meet = rank, texts, meet
+
+    def gather(self, text):
+        self.texts[self.rank] = text
+        self.meet.wait(timeout=10)
+        return list(self.texts)
+
+
+def in_two(make):
+    """Run the evaluator that `make(processes)` gives as each of two processes; return what each gave or raised."""
+    texts, meet = [None, None], threading.Barrier(2)
+
+    def one(rank):
+        evaluator, sources = make(Pair(rank, texts, meet))
+        try:
+            return evaluator.run(sources)
+        except Exception as error:
+            return error
+
+    with ThreadPoolExecutor(2) as pool:
+        return list(pool.map(one, range(2)))
+
+
+ANSWERS = {
+    "one-box": answer("", ("box", 1)),
+    "two-boxes": answer("\u00fcber", ("box", 2)),
+    "moment": answer("no idea"),
+    "chat": answer("hello to you"),
+    "absent": answer("It is not there."),
+    "prompt": answer("", ("box", 1)),
+    "two-heads": answer("", ("box", 1), ("moment", 1)),
+}
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 16])
+def test_two_processes_give_the_report_of_one(backbones, media_root, size):
+    assembly = assemble(backbones["qwen3_vl"])
+    rows = [(f"f:{i}", r) for i, r in enumerate(mixed_records())]
+    rows.insert(3, ("f:bad", DataError("f:bad: not JSON")))
+    rows.insert(5, ("f:broken", record([image("broken.png"), text("x")], "y", id="broken")))
+    asked, done = {0: [], 1: []}, {0: [], 1: []}
+
+    class Noting(Scripted):
+        def __init__(self, rank):
+            super().__init__(assembly, ANSWERS)
+            self.rank = rank
+
+        def predict(self, records, *, root, options):
+            asked[self.rank].append([r.id for r in records])
+            return super().predict(records, root=root, options=options)
+
+    def make(processes):
+        rank = 0 if processes is None else processes.rank
+        metrics = {"box": Count, "moment": Count}
+        blind = BlindBaseline([("hello", "Hello to you.")])
+        evaluator = Evaluator(Noting(rank), metrics=metrics, blind=blind, batch_size=size, progress=done[rank].append, processes=processes)
+        return evaluator, [TestSource("first", rows[:4], media_root), TestSource("second", rows[4:], media_root)]
+
+    evaluator, sources = make(None)
+    alone = evaluator.run(sources)
+    batches = asked[0][:]
+    assert sum(done[0]) == len(mixed_records()) + 1
+    asked[0].clear()
+    done[0].clear()
+    first, second = in_two(make)
+    assert first == alone
+    assert len(alone.rows) == len(mixed_records())
+    assert second.rows == []
+    assert second.heads == {}
+    assert sorted(asked[0] + asked[1]) == sorted(batches)
+    assert not asked[1] or len(asked[0]) < len(batches)
+    assert sum(done[0]) == len(mixed_records()) + 1
+
+
+@pytest.mark.parametrize("broken", [0, 1])
+def test_no_process_waits_for_one_that_cannot_answer(backbones, media_root, broken):
+    assembly = assemble(backbones["qwen3_vl"])
+
+    class Failing(Scripted):
+        def predict(self, records, *, root, options):
+            raise RuntimeError("out of memory")
+
+    def make(processes):
+        predictor = (Failing if processes.rank == broken else Scripted)(assembly, ANSWERS)
+        evaluator = Evaluator(predictor, metrics={"box": Count, "moment": Count}, batch_size=2, processes=processes)
+        return evaluator, [TestSource("s", [(r.id, r) for r in mixed_records()], media_root)]
+
+    raised = in_two(make)
+    assert str(raised[broken]) == "out of memory"
+    assert isinstance(raised[1 - broken], TPOError)
+    assert str(raised[1 - broken]) == "1 other process(es) could not answer the test records; their messages say why"

@@ -74,7 +74,7 @@ def test_what_waits_is_small_and_has_the_arguments_and_the_exit_code() -> None:
 
 @pytest.mark.long
 def test_two_processes_learn_what_one_learns(tmp_path: Path) -> None:
-    """The same command with one thread (one process) and with two: the same losses."""
+    """The same command with one thread (one process) and with two: the same losses. Questions shared by two: the same answers."""
     losses = []
     for threads in ("1", "2"):
         output = tmp_path / threads
@@ -87,3 +87,28 @@ def test_two_processes_learn_what_one_learns(tmp_path: Path) -> None:
         assert summary["steps"] >= 3
         losses.append([json.loads(line)["loss"] for line in (output / "metrics.jsonl").read_text().splitlines()])
     assert losses[1] == pytest.approx(losses[0], rel=1e-3)
+    answers = []
+    for count in ("1", "2"):
+        output = tmp_path / f"eval{count}"
+        command = [
+            sys.executable,
+            "-c",
+            launch._SELF,
+            "eval",
+            str(tmp_path / "1"),
+            "--output",
+            str(output),
+            "--json",
+            "--processes",
+            count,
+            "--batch-size",
+            "4",
+        ]
+        environment = {key: value for key, value in os.environ.items() if key != "WORLD_SIZE"} | {"OMP_NUM_THREADS": count}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        rows = [json.loads(line) for line in (output / "predictions.jsonl").read_text().splitlines()]
+        answers.append([(row["id"], row["prediction"]["text"]) for row in rows])
+        assert json.loads(done.stdout) == json.loads((output / "figures.json").read_text())
+    assert len(answers[0]) > 16
+    assert answers[0] == answers[1]

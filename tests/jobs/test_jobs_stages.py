@@ -8,10 +8,13 @@ from pathlib import Path
 import pytest
 from tiny_run import recipe
 
+from tpo_core.jobs import train
+from tpo_core.jobs.assembly import capture_state
 from tpo_core.jobs.listen import JobListener
 from tpo_core.jobs.recipes import read_recipe
 from tpo_core.jobs.train import TrainJob
 from tpo_core.plugins import load_plugins
+from tpo_core.predict import Predictor
 
 
 class Stop(BaseException):
@@ -69,6 +72,26 @@ def test_figures_survive_a_run_that_was_cut_off(measured, tmp_path, backbones):
     path.unlink()
     resumed = job(mapping, resume=True).run()
     assert resumed["stages"] == summary["stages"]
+
+
+def test_weights_in_shards_are_put_together_before_they_answer(measured, tmp_path, backbones, monkeypatch):
+    """Processes share the questions and generate each in their own time, so a model in shards must be built anew."""
+    _, summary = measured
+    asked = []
+
+    class Noting(Predictor):
+        def __init__(self, assembly):
+            super().__init__(assembly)
+            asked.append(id(assembly))
+
+    built = []
+    monkeypatch.setattr(train, "is_sharded", lambda parameter: True)
+    monkeypatch.setattr(train, "capture_state", lambda assembly, trained: built.append(id(assembly)) or capture_state(assembly, trained))
+    mapping = recipe(tmp_path, backbones["qwen3_vl"], trainer={"checkpoint_every": 2, "eval_after_stage": True, "report": False})
+    whole = job(mapping, answerer=Noting).run()
+    assert {key: whole[key] for key in ("heads", "stages")} == {key: summary[key] for key in ("heads", "stages")}
+    assert len(asked) == 2
+    assert not set(asked) & set(built)
 
 
 def test_training_is_not_touched_by_it(measured, tmp_path, backbones):

@@ -117,6 +117,11 @@ def test_nobody_waits_for_a_main_process_that_cannot_write(two: Path) -> None:
     ]
 
 
+def test_texts_of_all_processes(two: Path) -> None:
+    for rank in range(2):
+        assert json.loads((two / f"gathered{rank}.json").read_text()) == [2, ["a", "größer\n" * 500], ["0", "1"]]
+
+
 def test_pulls_are_of_the_whole_step(two: Path) -> None:
     model = reach(Toy())
     batch = make_batch(range(20))
@@ -151,4 +156,4 @@ def test_fsdp2_with_a_process_without_queries(two: Path) -> None:
             assert_same(load_file(two / f"sharded{step}-{rank}.safetensors"), seen[step])
     weights = load_file(two / "sharded_weights-1.safetensors")
     assert_same(weights, {name: parameter.detach() for name, parameter in model.named_parameters()})
-    assert (two / "sharded0.txt").read_text() == f"{len(seen[0])} True"
+    assert (two / "sharded0.txt").read_text() == f"{len(seen[0])} True True"

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from tpo_core.config import StageConfig
 from tpo_core.errors import CheckpointError, DataError, TPOError
-from tpo_core.train import Balance, Loader, StepBatches, Trainer, micro_batches, run_on_main, shared_parameters
+from tpo_core.train import Balance, Loader, Processes, StepBatches, Trainer, is_sharded, micro_batches, run_on_main, shared_parameters
 from tpo_core.types import Batch, Denominators, HeadBatch, StepOutput
 
 TERMS = ("lm", "assign", "mask/bce", "region/l1", "region/l2")
@@ -299,7 +299,8 @@ def sharded(accelerator: Accelerator, out: Path) -> None:
     same = all(torch.equal(state.optimizer[n][k], restored.optimizer[n][k]) for n in state.optimizer for k in state.optimizer[n])
     weights = {n: p.full_tensor().detach().contiguous() for n, p in model.named_parameters()}
     save_file(weights, out / f"sharded_weights-{accelerator.process_index}.safetensors")
-    (out / f"sharded{accelerator.process_index}.txt").write_text(f"{len(state.optimizer)} {same}")
+    shards = any(map(is_sharded, model.parameters()))
+    (out / f"sharded{accelerator.process_index}.txt").write_text(f"{len(state.optimizer)} {same} {shards}")
 
 
 def random_states(accelerator: Accelerator, out: Path) -> None:
@@ -345,12 +346,20 @@ def main_fails(accelerator: Accelerator, out: Path) -> None:
     (out / f"main_fails{accelerator.process_index}.txt").write_text(f"{message} {run_on_main(accelerator, lambda: 7)}")
 
 
+def gathered(accelerator: Accelerator, out: Path) -> None:
+    """Texts of all processes, of any length."""
+    processes = Processes(accelerator)
+    found = [processes.gather(text) for text in (("a", "größer\n" * 500)[processes.rank], ("0", "1")[processes.rank])]
+    (out / f"gathered{processes.rank}.json").write_text(json.dumps([processes.world, *found]))
+
+
 SCENARIOS: tuple[Callable[[Accelerator, Path], None], ...] = (
     two_by_two_by_five,
     disjoint,
     one_fails,
     pulls,
     main_fails,
+    gathered,
     random_states,
     sharded,
 )

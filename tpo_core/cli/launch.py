@@ -9,7 +9,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from typing import IO, NoReturn
+from typing import IO, TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING:
+    from tpo_core.train import Processes
 
 GRACE = 20.0
 """Seconds that the others get to end by themselves once one of them has failed."""
@@ -39,6 +42,17 @@ def processes_here(wanted: int) -> int:
     import torch
 
     return max(1, min(wanted, torch.cuda.device_count() if torch.cuda.is_available() else torch.get_num_threads()))
+
+
+def join() -> Processes | None:
+    """Meet the processes that this one was started with (by `launch` or torch's launchers); None where it is alone."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return None
+    from accelerate import Accelerator
+
+    from tpo_core.train import Processes
+
+    return Processes(Accelerator())
 
 
 def launch(arguments: Sequence[str], count: int) -> NoReturn:

@@ -1,22 +1,27 @@
 """Test records -> metrics of every head, accuracy of the conversation, and what ignoring the medium scores.
 
 A record's first question is asked; everything it expects counts. A query that was not emitted is a miss, never left out.
+Several processes share the questions, batch by batch; the first one scores.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tpo_core.data.records import Record
-from tpo_core.errors import DataError
+from tpo_core.errors import DataError, TPOError
 from tpo_core.evaluate.conversation import BlindBaseline, is_right
 from tpo_core.head import Metric
 from tpo_core.model import GenerationOptions
 from tpo_core.predict import Prediction, Predictor
 from tpo_core.prepare.question import Question, first_question
+
+if TYPE_CHECKING:
+    from tpo_core.train import Processes
 
 
 @dataclass(frozen=True)
@@ -76,6 +81,15 @@ class _Score:
     total: int = 0
 
 
+@dataclass(frozen=True)
+class _Batch:
+    """Questions that are asked at once; with each its file:line."""
+
+    source: str
+    root: Path
+    asked: Sequence[tuple[str, Question]]
+
+
 class Evaluator:
     """Scores a model on test sources.
 
@@ -85,7 +99,8 @@ class Evaluator:
         blind: answers from words alone, made of training questions; None leaves the blind row out.
         batch_size: questions per generation.
         options: of the generation.
-        progress: called with the number of records done after each batch.
+        progress: called in the first process with the number of records done (by all, as far as it can know) after each of its batches.
+        processes: those that share the questions; None: this one answers all.
     """
 
     def __init__(
@@ -97,6 +112,7 @@ class Evaluator:
         batch_size: int = 16,
         options: GenerationOptions | None = None,
         progress: Callable[[int], None] | None = None,
+        processes: Processes | None = None,
     ) -> None:
         self.predictor = predictor
         self.metrics = {name: make() for name, make in metrics.items()}
@@ -104,17 +120,28 @@ class Evaluator:
         self.batch_size = batch_size
         self.options = options or GenerationOptions()
         self.progress = progress
+        self.processes = processes
 
     def run(self, sources: Iterable[TestSource]) -> Report:
-        """Ask every record's first question and score the answers."""
+        """Ask every record's first question and score the answers. Every process must call this; the report of all but the first is empty.
+
+        Raises:
+            TPOError: in all processes, when one of them cannot go on.
+        """
         report = Report()
+        batches = [batch for source in sources for batch in self._batches(source, report)]
+        answers = self._answers(batches)
+        if answers is None:
+            return Report()
         talk: dict[str, _Score] = {}
         assigned = _Score()
-        for source in sources:
-            report.counts[source.name] = len(source.records)
-            for where, question, prediction in self._answers(source, report):
-                self._score(source.name, question, prediction, talk, assigned)
-                report.rows.append(_row(source.name, where, question, prediction))
+        for batch, found in zip(batches, answers, strict=True):
+            for (where, question), answer in zip(batch.asked, found, strict=True):
+                if isinstance(answer, str):
+                    report.bad.append((where, answer))
+                    continue
+                self._score(batch.source, question, answer, talk, assigned)
+                report.rows.append(_row(batch.source, where, question, answer))
         for name, metric in self.metrics.items():
             report.heads[name] = metric.compute()
             report.chance[name] = metric.chance() if report.heads[name] else {}
@@ -127,7 +154,9 @@ class Evaluator:
             report.blind["assignment"] = assigned.blind / assigned.total
         return report
 
-    def _answers(self, source: TestSource, report: Report) -> Iterator[tuple[str, Question, Prediction]]:
+    def _batches(self, source: TestSource, report: Report) -> Iterator[_Batch]:
+        """Yield a source's questions; records that cannot be asked go to the report."""
+        report.counts[source.name] = len(source.records)
         usable: list[tuple[str, Question]] = []
         for where, record in source.records:
             reason = str(record) if isinstance(record, DataError) else self._unusable(record)
@@ -136,28 +165,50 @@ class Evaluator:
             else:
                 report.bad.append((where, reason or ""))
         for start in range(0, len(usable), self.batch_size):
-            group = usable[start : start + self.batch_size]
-            for (where, question), prediction in zip(group, self._predict(group, source.root, report), strict=True):
-                if prediction is not None:
-                    yield where, question, prediction
+            yield _Batch(source.name, source.root, usable[start : start + self.batch_size])
+
+    def _answers(self, batches: Sequence[_Batch]) -> list[list[Prediction | str]] | None:
+        """Return what every question of every batch got, a prediction or why there is none; None where another process scores."""
+        if self.processes is None or self.processes.world == 1:
+            return list(self._mine(batches, rank=0, world=1))
+        rank, world = self.processes.rank, self.processes.world
+        told, failure = "null", None
+        try:
+            mine = [[one if isinstance(one, str) else one.to_json() for one in found] for found in self._mine(batches, rank, world)]
+            told = json.dumps(mine)
+        except Exception as error:
+            failure = error
+        shares = [json.loads(text) for text in self.processes.gather(told)]
+        if failure is not None:
+            raise failure
+        if None in shares:
+            raise TPOError(f"{shares.count(None)} other process(es) could not answer the test records; their messages say why")
+        if rank > 0:
+            return None
+        whole = [shares[index % world][index // world] for index in range(len(batches))]
+        return [[one if isinstance(one, str) else Prediction.from_json(one) for one in found] for found in whole]
+
+    def _mine(self, batches: Sequence[_Batch], rank: int, world: int) -> Iterator[list[Prediction | str]]:
+        """Yield the answers to this process's batches: every `world`-th one."""
+        for index in range(rank, len(batches), world):
+            yield self._predict(batches[index].asked, batches[index].root)
             if self.progress is not None:
-                self.progress(len(group))
+                self.progress(sum(len(batch.asked) for batch in batches[index : index + world]))
 
     def _unusable(self, record: Record) -> str | None:
         heads = {t.head for t in first_question(record).targets}
         unknown = sorted(str(head) for head in heads if head not in self.metrics)
         return f"it expects the heads {', '.join(unknown)}, which this run has not" if unknown else None
 
-    def _predict(self, group: Sequence[tuple[str, Question]], root: Path, report: Report) -> list[Prediction | None]:
+    def _predict(self, group: Sequence[tuple[str, Question]], root: Path) -> list[Prediction | str]:
         """Predict a batch; where a medium is bad, one by one, so that the others keep their answers."""
         records = [question.record for _, question in group]
         try:
             return list(self.predictor.predict(records, root=root, options=self.options))
         except DataError as error:
             if len(group) == 1:
-                report.bad.append((group[0][0], str(error)))
-                return [None]
-            return [answer for one in group for answer in self._predict([one], root, report)]
+                return [str(error)]
+            return [answer for one in group for answer in self._predict([one], root)]
 
     def _score(self, source: str, question: Question, prediction: Prediction, talk: dict[str, _Score], assigned: _Score) -> None:
         answered = {name: [answer.answers for answer in prediction.of(name)] for name in self.metrics}

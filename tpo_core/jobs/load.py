@@ -19,7 +19,9 @@ from tpo_core.runs import LoadedRun, load_run_state
 logger = logging.getLogger(__name__)
 
 
-def load_run(path: str | Path, *, model: str | None = None, plugins: Plugins | None = None, device: str | None = None) -> Run:
+def load_run(
+    path: str | Path, *, model: str | None = None, plugins: Plugins | None = None, device: str | torch.device | None = None
+) -> Run:
     """Load a trained run.
 
     A head whose package is not installed is left out (`Run.missing` says how to get it); the other heads answer as before.

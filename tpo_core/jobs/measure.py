@@ -18,6 +18,7 @@ from tpo_core.model.build import Assembly
 from tpo_core.predict import Predictor
 from tpo_core.predict.pictures import draw_picture
 from tpo_core.prepare.question import first_question
+from tpo_core.train import Processes, run_on_main
 
 BLIND_RECORDS = 5000
 """Training records whose turns the blind baseline knows, at most."""
@@ -40,6 +41,7 @@ def measure_model(
     options: GenerationOptions | None = None,
     batch_size: int = 16,
     answerer: Answerer = Predictor,
+    processes: Processes | None = None,
 ) -> dict[str, Any]:
     """Evaluate, write ``predictions.jsonl``, ``pictures/`` and ``picture.png`` into the output folder, and return the figures.
 
@@ -48,14 +50,26 @@ def measure_model(
         trained_on: where the blind row takes its answers from; without it there is no blind row for conversation.
         batch_size: questions per generation.
         answerer: makes what answers.
+        processes: those that share the questions, all of which must call this; the first one writes and returns, the others return {}.
+
+    Raises:
+        TPOError: in all processes, when one of them cannot go on.
     """
     predictor, sources = answerer(assembly), open_tests(tests, most)
-    report = ask_tests(predictor, sources, trained_on=trained_on, listener=listener, options=options, batch_size=batch_size)
+    report = ask_tests(
+        predictor, sources, trained_on=trained_on, listener=listener, options=options, batch_size=batch_size, processes=processes
+    )
+    if processes is None:
+        return _written(report, predictor, sources, output)
+    return run_on_main(processes.accelerator, lambda: _written(report, predictor, sources, output)) or {}
+
+
+def _written(report: Report, predictor: Predictor, sources: Sequence[TestSource], output: Path) -> dict[str, Any]:
     output.mkdir(parents=True, exist_ok=True)
     _write_rows(output / "predictions.jsonl", report)
     pictures = draw_examples(predictor, sources, output)
     figures = report.to_json()
-    figures["primary"] = {name: head.spec.primary for name, head in sorted(assembly.heads.items())}
+    figures["primary"] = {name: head.spec.primary for name, head in sorted(predictor.assembly.heads.items())}
     figures["files"] = {"predictions": str(output / "predictions.jsonl"), "pictures": [str(path) for path in pictures]}
     return figures
 
@@ -73,17 +87,20 @@ def ask_tests(
     listener: JobListener | None = None,
     options: GenerationOptions | None = None,
     batch_size: int = 16,
+    processes: Processes | None = None,
 ) -> Report:
     """Ask every record and score the answers; nothing is written. Arguments as of `measure_model`."""
     listener = listener or JobListener()
     listener.evaluation_begins(sum(len(s.records) for s in sources))
+    scores = processes is None or processes.rank == 0
     return Evaluator(
         predictor,
         metrics={name: head.metric for name, head in predictor.assembly.heads.items()},
-        blind=_blind(trained_on),
+        blind=_blind(trained_on) if scores else None,
         batch_size=batch_size,
         options=options or GenerationOptions(max_new_tokens=48),
         progress=listener.evaluated,
+        processes=processes,
     ).run(sources)
 
 

@@ -36,12 +36,14 @@ from tpo_core.train import (
     BadRow,
     Balance,
     Loader,
+    Processes,
     StepHook,
     Trainer,
     add_over_processes,
     fixed_parameters,
     freeze,
     freeze_unreached,
+    is_sharded,
     make_accelerator,
     micro_batches,
     resolve_rates,
@@ -118,8 +120,9 @@ class TrainJob:
             resumed = start if start is not None and start.mark.index == index and not start.mark.finished else None
             state = self._stage(index, stage, state, resumed)
             self._measure_stage(index, state)
+        figures = self._figures(output, state)
         elsewhere = self._used_elsewhere()
-        summary = self._report(output, state, began, elsewhere)
+        summary = self._report(output, figures, began, elsewhere)
         self._accelerator.end_training()
         return summary
 
@@ -150,7 +153,8 @@ class TrainJob:
         self.listener.frozen(stage.name, unreached)
         with kept_states(stage, model, Path(recipe.output), accelerator) as states:
             self._train_stage(index, assembly, mixture, replace(prepare, states=states), resumed)
-        self._last = assembly
+        # Questions are shared among processes, which generate different numbers of words: not with weights in shards.
+        self._last = None if any(map(is_sharded, model.parameters())) else assembly
         return capture_state(assembly, self._trained_groups(index))
 
     def _train_stage(self, index: int, assembly: Assembly, mixture: Mixture, prepare: ReadAndPrepare, resumed: TrainerState | None) -> None:
@@ -190,26 +194,38 @@ class TrainJob:
         trainer.close()
 
     def _measure_stage(self, index: int, state: RunState | None) -> None:
-        """Write the figures after a stage, unless they are there or the run's last ones will be the same."""
+        """Write the figures after a stage, unless they are there or the run's last ones will be the same. All processes answer."""
         stages = self.recipe.stages
         path = _stage_file(self.recipe.output, stages[index])
         wanted = self.recipe.trainer.eval_after_stage and self.test and self._tests and index < len(stages) - 1
         if not wanted or path.exists():
             return
-        assembly = self._last
-        if assembly is None:
-            assembly = self._assemble(state)
-            restore_state(assembly, state or RunState())
+        self.listener.say(f"after stage {stages[index].name}")
+        sources = open_tests(self._tests, self.recipe.trainer.eval_samples)
+        predictor, processes = self.answerer(self._trained_model(state)), Processes(self._accelerator)
+        report = ask_tests(predictor, sources, listener=self.listener, processes=processes)
+        self.listener.evaluation_ends({})
 
-        def measure() -> None:
-            most = self.recipe.trainer.eval_samples
-            self.listener.say(f"after stage {stages[index].name}")
-            report = ask_tests(self.answerer(assembly), open_tests(self._tests, most), listener=self.listener)
-            self.listener.evaluation_ends({})
+        def write() -> None:
             path.parent.mkdir(exist_ok=True)
             path.write_text(json.dumps({"heads": report.heads, "conversation": report.conversation}), "utf-8")
 
-        run_on_main(self._accelerator, measure)
+        run_on_main(self._accelerator, write)
+
+    def _trained_model(self, state: RunState | None) -> Assembly:
+        """Return the model as the last stage left it, whole in every process.
+
+        Raises:
+            CheckpointError: no stage was trained.
+        """
+        if self._last is None:
+            # Resumed where a stage was done and its figures were not; or the weights lie in shards.
+            if state is None:
+                raise CheckpointError(f"{self.recipe.output}: no stage was trained; choose another --output")
+            self._last = self._assemble(state)
+            restore_state(self._last, state)
+            self._last.model.to(self._accelerator.device)
+        return self._last
 
     def _begin_heads(self, index: int, stage: StageConfig, assembly: Assembly, *, known: Collection[str]) -> None:
         """What happens once, where a stage begins: merged adapters, and tokens of heads that start from another's.
@@ -309,29 +325,27 @@ class TrainJob:
             torch.set_num_threads(torch.get_num_threads() * self._accelerator.num_processes)
         return seconds, peak
 
-    def _report(self, output: Path, state: RunState | None, began: float, elsewhere: tuple[float, float]) -> dict[str, Any]:
-        if not self._accelerator.is_main_process or self._folder is None:
+    def _figures(self, output: Path, state: RunState | None) -> dict[str, Any]:
+        """Ask all test records, all processes together; the main one gets the figures."""
+        self._trained_model(state)
+        if not (self.test and self._tests):
+            return {"heads": {}, "chance": {}, "conversation": {}, "blind": {}}
+        return measure_model(
+            self._trained_model(state),
+            self._tests,
+            trained_on=self._sources,
+            output=output,
+            most=self.recipe.trainer.eval_samples,
+            listener=self.listener,
+            answerer=self.answerer,
+            processes=Processes(self._accelerator),
+        )
+
+    def _report(self, output: Path, figures: dict[str, Any], began: float, elsewhere: tuple[float, float]) -> dict[str, Any]:
+        if not self._accelerator.is_main_process or self._folder is None or self._last is None:
             return {}
-        assembly = self._last
-        if assembly is None:
-            # Resumed after the last stage was done, before the figures were.
-            if state is None:
-                raise CheckpointError(f"{output}: no stage was trained; choose another --output")
-            assembly = self._assemble(state)
-            restore_state(assembly, state)
-        figures: dict[str, Any] = {"heads": {}, "chance": {}, "conversation": {}, "blind": {}}
-        if self.test and self._tests:
-            figures = measure_model(
-                assembly,
-                self._tests,
-                trained_on=self._sources,
-                output=output,
-                most=self.recipe.trainer.eval_samples,
-                listener=self.listener,
-                answerer=self.answerer,
-            )
-            if self.recipe.trainer.eval_after_stage:
-                figures["stages"] = self._stage_figures(figures)
+        if self.test and self._tests and self.recipe.trainer.eval_after_stage:
+            figures["stages"] = self._stage_figures(figures)
         summary = {
             **figures,
             "seconds": round(time.perf_counter() - began, 1),
@@ -343,7 +357,7 @@ class TrainJob:
         }
         self._folder.finish(summary)
         if self.recipe.trainer.report:
-            self._write_report(output, assembly, summary)
+            self._write_report(output, self._last, summary)
         self.listener.evaluation_ends(summary)
         return summary
 

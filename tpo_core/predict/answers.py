@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 from tpo_core.types import Answer
 
@@ -28,6 +28,11 @@ class HeadAnswer:
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-ready dict."""
         return {"head": self.head, "media": self.media, "answers": list(self.answers), "text": self.text}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        """Return what `to_json` wrote."""
+        return cls(value["head"], value["media"], tuple(value["answers"]), value["text"])
 
 
 @dataclass(frozen=True)
@@ -55,3 +60,8 @@ class Prediction:
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-ready dict."""
         return {"text": self.text, "words": self.words, "heads": [answer.to_json() for answer in self.heads]}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        """Return what `to_json` wrote, without ids and frames."""
+        return cls(value["text"], value["words"], tuple(HeadAnswer.from_json(answer) for answer in value["heads"]))

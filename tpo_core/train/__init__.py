@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from tpo_core.train.balance import SHARED_GROUPS, Balance, Pulls, measure_pulls, owner_gradients, owner_of, pulls_of, shared_parameters
 from tpo_core.train.freeze import TrainableModule, fixed_parameters, freeze, freeze_unreached
-from tpo_core.train.launch import assert_distributed, make_accelerator, run_on_main
+from tpo_core.train.launch import Processes, assert_distributed, make_accelerator, run_on_main
 from tpo_core.train.loader import BadRow, Draws, Loader, StepBatches, StepSource
 from tpo_core.train.observe import Observer, Observers, StagePlan, StepHook, StepReport
+from tpo_core.train.optimizer import is_sharded
 from tpo_core.train.plan import describe_rates, micro_batches, rate_factor, resolve_muon_rates, resolve_rates, stage_steps
 from tpo_core.train.step import add_over_processes
 from tpo_core.train.trainer import Trainer
@@ -19,6 +20,7 @@ __all__ = [
     "Loader",
     "Observer",
     "Observers",
+    "Processes",
     "Pulls",
     "StagePlan",
     "StepBatches",
@@ -33,6 +35,7 @@ __all__ = [
     "fixed_parameters",
     "freeze",
     "freeze_unreached",
+    "is_sharded",
     "make_accelerator",
     "measure_pulls",
     "micro_batches",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -123,3 +124,31 @@ def run_on_main(accelerator: Accelerator, action: Callable[[], T]) -> T | None:
     if float(failed) > 0:
         raise TrainError("the main process could not write the run's folder; its message says why")
     return result
+
+
+@dataclass(frozen=True)
+class Processes:
+    """The processes of a run, for work that they share."""
+
+    accelerator: Accelerator
+
+    @property
+    def rank(self) -> int:
+        """Return the number of this process; 0 is the main one."""
+        return int(self.accelerator.process_index)
+
+    @property
+    def world(self) -> int:
+        """Return how many there are."""
+        return int(self.accelerator.num_processes)
+
+    def gather(self, text: str) -> list[str]:
+        """Return every process's text, by rank; each process must call this."""
+        if self.world == 1:
+            return [text]
+        content = torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8).to(self.accelerator.device)
+        lengths = self.accelerator.gather(torch.tensor([len(content)], device=content.device)).tolist()
+        padded = content.new_zeros(max(lengths))
+        padded[: len(content)] = content
+        rows = self.accelerator.gather(padded).cpu().view(self.world, -1)
+        return [row[:length].numpy().tobytes().decode() for row, length in zip(rows, lengths, strict=True)]

@@ -70,7 +70,7 @@ def build_optimizer(
             if other != f"{group}/{name}":
                 raise TrainError(f"parameter {name!r} stands in two groups, as {other} and {group}/{name}; leave it in one")
             turns = group in (muon or {}) and parameter.ndim == 2 and name.endswith("weight") and id(parameter) not in tables
-            if turns and _is_sharded(parameter):
+            if turns and is_sharded(parameter):
                 raise TrainError(
                     f"stage {stage.name!r}: muon moves whole matrices, but those of {group} are sharded; leave muon out under FSDP2"
                 )
@@ -93,7 +93,7 @@ def build_optimizer(
         raise TrainError(f"stage {stage.name!r}: nothing to train, all parameters of {', '.join(rates) or 'no group'} are frozen")
     if turned:
         return AdamWMuon(kept, turned, stage)
-    sharded = any(_is_sharded(p) for entry in kept for p in entry["params"])
+    sharded = any(is_sharded(p) for entry in kept for p in entry["params"])
     return torch.optim.AdamW(kept, betas=stage.betas, eps=stage.eps, foreach=False if sharded else None)
 
 
@@ -105,7 +105,8 @@ def _decays(name: str, parameter: nn.Parameter) -> bool:
     return parameter.ndim > 1 and not name.endswith("bias") and "norm" not in name.lower()
 
 
-def _is_sharded(tensor: Tensor) -> bool:
+def is_sharded(tensor: Tensor) -> bool:
+    """Return whether a parameter lies in shards (FSDP2), so that every process must take part wherever it is read."""
     return hasattr(tensor, "full_tensor")
 
 
@@ -154,7 +155,7 @@ def _placed(name: str, key: str, value: Tensor, parameter: nn.Parameter) -> Tens
         raise CheckpointError(
             f"the checkpoint's optimizer has {key} of shape {tuple(value.shape)} for {name}, here it is {tuple(parameter.shape)}"
         )
-    if _is_sharded(parameter):
+    if is_sharded(parameter):
         from torch.distributed.tensor import DTensor, distribute_tensor
 
         assert isinstance(parameter, DTensor)
