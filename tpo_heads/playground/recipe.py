@@ -101,8 +101,8 @@ def _head(name: str, wanted: Sequence[str], sam: Path | None) -> dict[str, Any]:
 
 
 START_BIAS = -2.0
-"""Added to start tokens' logits where the model answers: conversation is to stay conversation, even where a request is then answered in words
-a little more often (docs/training.md has what it trades)."""
+"""Added to start tokens' logits where the model answers: conversation is to stay conversation, even if more requests are answered in words
+for it (docs/training.md has what it trades)."""
 ORDER = ("region", "mask", "temporal")
 """Order of the heads' own stages."""
 SHARES = {
