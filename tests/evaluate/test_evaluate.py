@@ -104,7 +104,8 @@ def test_report_by_hand(backbones, media_root):
     assert report.chance["box"] == {"answered": 0.0}
     assert report.conversation["talk"] == 0.5
     assert report.blind["talk"] == 0.5
-    assert report.conversation["assignment"] == pytest.approx(4 / 6)
+    assert report.conversation == {"talk": 0.5}
+    assert report.assignment == {"right": 4 / 6, "blind": 2 / 6, "sources": {"boxes": 0.75, "talk": 0.5}}
     assert {where for where, _ in report.bad} == {"t:2", "t:4"}
     assert len(report.rows) == 6
     assert report.to_json()["bad_records"] == 2

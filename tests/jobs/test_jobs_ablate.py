@@ -291,6 +291,7 @@ def cells():
             "primary": {"box": "acc"},
             "conversation": {"qa": talk},
             "blind": {"qa": 0.25},
+            "assignment": {"right": acc + 0.25, "blind": 0.5, "sources": {"qa": 0.25}},
             "steps": 10,
             "cpu_seconds": 30.0,
         }
@@ -315,12 +316,12 @@ def test_the_table_by_hand(tmp_path):
     both = table["rows"][0]["values"]["box acc"]
     assert both["mean"] == pytest.approx(0.6)
     assert both["deviation"] == pytest.approx(0.1414, abs=1e-4)
-    assert table["chance"] == {"box acc": pytest.approx(0.2), "qa": 0.25}
+    assert table["chance"] == {"box acc": pytest.approx(0.2), "right head called": 0.5, "qa": 0.25}
     lines = as_markdown(table).splitlines()
-    assert lines[0] == "| row | seeds | box acc | qa | steps | CPU s |"
-    assert lines[2] == r"| both \| all | 2 | 0.600 ± 0.141 | 0.500 ± 0.000 | 10 | 30 |"
-    assert lines[3] == "| talk | 1 | - | 0.750 | 10 | 12 |"
-    assert lines[4] == "| lost | 0 | - | - | - | - |"
-    assert lines[5] == "| chance, blind | | 0.200 | 0.250 |  |  |"
+    assert lines[0] == "| row | seeds | box acc | right head called | qa | steps | CPU s |"
+    assert lines[2] == r"| both \| all | 2 | 0.600 ± 0.141 | 0.850 ± 0.141 | 0.500 ± 0.000 | 10 | 30 |"
+    assert lines[3] == "| talk | 1 | - | - | 0.750 | 10 | 12 |"
+    assert lines[4] == "| lost | 0 | - | - | - | - | - |"
+    assert lines[5] == "| chance, blind | | 0.200 | 0.500 | 0.250 |  |  |"
     assert "Failed: lost, seed 0: no memory" in "\n".join(lines)
     assert json.loads((tmp_path / "table.json").read_text()) == table

@@ -96,6 +96,12 @@ def test_the_figures_are_the_summarys(run, page):
             assert f"{head} {metric} {value:.3f} {summary['chance'][head][metric]:.3f}" in page.words
     for name, value in summary["conversation"].items():
         assert f"{name} {value:.3f} {summary['blind'][name]:.3f}" in page.words
+    called = summary["assignment"]
+    for name, value in called["sources"].items():
+        assert f"always in words {name} {value:.3f}" in page.words
+    assert f"all questions {called['right']:.3f} {called['blind']:.3f}" in page.words
+    cells = " ".join(f"{figures['assignment']['right']:.3f}" for figures in summary["stages"].values())
+    assert f"right head called {cells}" in page.words
     cells = " ".join(f"{figures['heads']['region']['acc@0.5']:.3f}" for figures in summary["stages"].values())
     assert f"region acc@0.5 {cells}" in page.words
     assert "toy 12 12 100.0 % 1.00" in page.words

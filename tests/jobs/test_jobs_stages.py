@@ -46,9 +46,9 @@ def test_the_summary_holds_figures_after_every_stage(measured):
     _, summary = measured
     assert list(summary["stages"]) == ["first", "second"]
     for figures in summary["stages"].values():
-        assert set(figures) == {"heads", "conversation"}
+        assert set(figures) == {"heads", "conversation", "assignment"}
         assert set(figures["heads"]["region"]) == set(summary["heads"]["region"])
-    assert summary["stages"]["second"] == {"heads": summary["heads"], "conversation": summary["conversation"]}
+    assert summary["stages"]["second"] == {key: summary[key] for key in ("heads", "conversation", "assignment")}
 
 
 def test_figures_after_a_stage_are_those_of_a_run_that_ends_there(measured, tmp_path, backbones):
@@ -57,7 +57,7 @@ def test_figures_after_a_stage_are_those_of_a_run_that_ends_there(measured, tmp_
     mapping["stages"] = mapping["stages"][:1]
     alone = job(mapping).run()
     assert "stages" not in alone
-    assert summary["stages"]["first"] == {"heads": alone["heads"], "conversation": alone["conversation"]}
+    assert summary["stages"]["first"] == {key: alone[key] for key in ("heads", "conversation", "assignment")}
 
 
 def test_figures_survive_a_run_that_was_cut_off(measured, tmp_path, backbones):

@@ -54,8 +54,8 @@ def test_a_run_leaves_figures_predictions_and_a_picture(finished):
     _, summary, output = finished
     assert json.loads((output / "summary.json").read_text()) == summary
     assert set(summary["heads"]["region"]) == set(summary["chance"]["region"])
-    assert set(summary["conversation"]) == {"held", "assignment"}
-    assert set(summary["blind"]) == set(summary["conversation"])
+    assert set(summary["conversation"]) == set(summary["blind"]) == {"held"}
+    assert summary["assignment"]["sources"] == {"held": summary["assignment"]["right"]}
     assert summary["steps"] == 7
     assert summary["seconds"] > 0
     assert summary["peak_rss_bytes"] > 2**20

@@ -26,7 +26,7 @@ def test_the_default_recipe_validates(tmp_path: Path, heads: tuple[str, ...]) ->
     assert set(recipe.heads) == set(heads)
     sources = {source.name for source in (*recipe.data.train, *recipe.data.test)}
     assert all(Path(source.path).is_file() for source in (*recipe.data.train, *recipe.data.test))
-    assert set(heads) | {"assignment", "image_qa", "video_qa"} >= sources - {"image", "clip", "track"} >= set(heads)
+    assert set(heads) | {"unseen", "image_qa", "video_qa"} >= sources - {"image", "clip", "track"} >= set(heads)
     assert (Path(recipe.model.path) / "config.json").is_file()
     assert [stage.name for stage in recipe.stages] == ["assign", *(h for h in ORDER if h in heads), "joint"]
     assert all(stage.steps == max(1, round(stage.steps)) and stage.steps < 10 for stage in recipe.stages)

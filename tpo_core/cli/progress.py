@@ -111,7 +111,7 @@ class TerminalListener(JobListener):
 
 
 def print_summary(summary: Mapping[str, Any]) -> None:
-    """Print each head's figures beside chance, the conversation beside words alone, and where the files are."""
+    """Print each head's figures beside chance, the conversation beside words alone, the choice of heads, and where the files are."""
     rows = []
     for name, figures in sorted(summary.get("heads", {}).items()):
         chance = summary.get("chance", {}).get(name, {})
@@ -122,6 +122,7 @@ def print_summary(summary: Mapping[str, Any]) -> None:
     talk = [[name, f"{value:.3f}", _figure(summary.get("blind", {}).get(name))] for name, value in summary.get("conversation", {}).items()]
     if talk:
         print_table(["conversation", "held-out", "blind"], talk, title="conversation (blind: from the question's words alone)")
+    _print_assignment(summary.get("assignment") or {})
     _print_stages(summary)
     if summary.get("bad_records") or summary.get("bad_rows"):
         echo(f"{summary.get('bad_rows', 0)} bad rows while training, {summary.get('bad_records', 0)} bad test records")
@@ -135,6 +136,15 @@ def print_summary(summary: Mapping[str, Any]) -> None:
         echo(f"run          {summary['output']}  (figures in summary.json, one line per test record in predictions.jsonl)")
 
 
+def _print_assignment(assignment: Mapping[str, Any]) -> None:
+    """Print how often exactly the right heads were called, none for a question in words."""
+    if not assignment:
+        return
+    rows = [[name, f"{value:.3f}", ""] for name, value in assignment["sources"].items()]
+    rows.append(["all questions", f"{assignment['right']:.3f}", f"{assignment['blind']:.3f}"])
+    print_table(["right head called", "held-out", "always in words"], rows, title="assignment")
+
+
 def _print_stages(summary: Mapping[str, Any]) -> None:
     """Print what each stage left: each head's main metric, and the conversation. What a later stage cost stands in the columns."""
     stages = summary.get("stages", {})
@@ -145,6 +155,7 @@ def _print_stages(summary: Mapping[str, Any]) -> None:
         for head, metric in summary.get("primary", {}).items()
     ]
     rows += [[name, *(_figure(figures["conversation"].get(name)) for figures in stages.values())] for name in summary["conversation"]]
+    rows.append(["right head called", *(_figure(figures.get("assignment", {}).get("right")) for figures in stages.values())])
     print_table(["held-out, after stage", *stages], rows, title="stages")
 
 

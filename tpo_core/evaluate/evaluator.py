@@ -47,8 +47,9 @@ class Report:
 
     Args:
         heads: head -> metric -> value. chance: the same shape, for answers that ignore question and medium.
-        conversation: source -> accuracy, and ``assignment``: how often exactly the expected heads were called.
-        blind: the same shape, from the question's words alone.
+        conversation: source -> accuracy of what is answered in words. blind: the same shape, from the question's words alone.
+        assignment: how often exactly the expected heads were called: ``right`` (of all questions), ``blind`` (if none ever were) and
+            ``sources`` (source -> the same of its questions); {} without questions.
         counts: source -> number of records.
         bad: (file:line, reason) of records that could not be used; they count as misses of nothing and are listed.
         rows: one JSON-ready dict per record: question, expected, prediction.
@@ -58,6 +59,7 @@ class Report:
     chance: dict[str, dict[str, float]] = field(default_factory=dict)
     conversation: dict[str, float] = field(default_factory=dict)
     blind: dict[str, float] = field(default_factory=dict)
+    assignment: dict[str, Any] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
     bad: list[tuple[str, str]] = field(default_factory=list)
     rows: list[dict[str, Any]] = field(default_factory=list)
@@ -69,6 +71,7 @@ class Report:
             "chance": self.chance,
             "conversation": self.conversation,
             "blind": self.blind,
+            "assignment": self.assignment,
             "counts": self.counts,
             "bad_records": len(self.bad),
         }
@@ -134,7 +137,7 @@ class Evaluator:
         if answers is None:
             return Report()
         talk: dict[str, _Score] = {}
-        assigned = _Score()
+        assigned: dict[str, _Score] = {}
         for batch, found in zip(batches, answers, strict=True):
             for (where, question), answer in zip(batch.asked, found, strict=True):
                 if isinstance(answer, str):
@@ -149,9 +152,13 @@ class Evaluator:
             report.conversation[name] = score.right / score.total
             if self.blind is not None:
                 report.blind[name] = score.blind / score.total
-        if assigned.total:
-            report.conversation["assignment"] = assigned.right / assigned.total
-            report.blind["assignment"] = assigned.blind / assigned.total
+        total = sum(score.total for score in assigned.values())
+        if total:
+            report.assignment = {
+                "right": sum(score.right for score in assigned.values()) / total,
+                "blind": sum(score.blind for score in assigned.values()) / total,
+                "sources": {name: score.right / score.total for name, score in assigned.items()},
+            }
         return report
 
     def _batches(self, source: TestSource, report: Report) -> Iterator[_Batch]:
@@ -210,16 +217,17 @@ class Evaluator:
                 return [str(error)]
             return [answer for one in group for answer in self._predict([one], root)]
 
-    def _score(self, source: str, question: Question, prediction: Prediction, talk: dict[str, _Score], assigned: _Score) -> None:
+    def _score(self, source: str, question: Question, prediction: Prediction, talk: dict[str, _Score], assigned: dict[str, _Score]) -> None:
         answered = {name: [answer.answers for answer in prediction.of(name)] for name in self.metrics}
         for target in question.targets:
             queue = answered[str(target.head)]
             self.metrics[str(target.head)].update(queue.pop(0) if queue else (), target)
         expected = sorted(self._called(question))
         called = sorted(answer.head for answer in prediction.heads)
-        assigned.total += 1
-        assigned.right += called == expected
-        assigned.blind += not expected
+        choice = assigned.setdefault(source, _Score())
+        choice.total += 1
+        choice.right += called == expected
+        choice.blind += not expected
         if question.targets:
             return
         score = talk.setdefault(source, _Score())

@@ -18,6 +18,8 @@ from tpo_core.runs import package_versions
 
 CHANCE = "chance, blind"
 """The row of what an answer scores that looks at nothing."""
+CALLED = "right head called"
+"""The column of assignment: exactly the right heads, none for a question in words."""
 COST = {"steps": "steps", "cpu_seconds": "CPU s"}
 
 
@@ -146,22 +148,25 @@ def as_picture(table: Mapping[str, Any]) -> bytes:
 def _columns(cells: Sequence[Cell], heads: Sequence[str]) -> list[str]:
     primary = {head: metric for cell in cells for head, metric in cell.summary.get("primary", {}).items()}
     talk = dict.fromkeys(name for cell in cells for name in cell.summary.get("conversation", {}))
-    return [*(f"{head} {primary[head]}" for head in heads if head in primary), *sorted(talk)]
+    called = [CALLED] if any(cell.summary.get("assignment") for cell in cells) else []
+    return [*(f"{head} {primary[head]}" for head in heads if head in primary), *called, *sorted(talk)]
 
 
 def _value(summary: Mapping[str, Any], column: str) -> float | None:
-    return _look_up(summary, column, "heads", "conversation")
+    return _look_up(summary, column, "heads", "conversation", "right")
 
 
 def _chance(cells: Sequence[Cell], column: str) -> float | None:
     """Return the chance (of a head) or blind (of conversation) figure; rows agree on it where they are asked the same."""
-    found = [value for cell in cells if (value := _look_up(cell.summary, column, "chance", "blind")) is not None]
+    found = [value for cell in cells if (value := _look_up(cell.summary, column, "chance", "blind", "blind")) is not None]
     return statistics.fmean(found) if found else None
 
 
-def _look_up(summary: Mapping[str, Any], column: str, of_heads: str, of_talk: str) -> float | None:
+def _look_up(summary: Mapping[str, Any], column: str, of_heads: str, of_talk: str, of_choice: str) -> float | None:
     head, _, metric = column.partition(" ")
-    if metric:
+    if column == CALLED:
+        value = summary.get("assignment", {}).get(of_choice)
+    elif metric:
         value = summary.get(of_heads, {}).get(head, {}).get(metric)
     else:
         value = summary.get(of_talk, {}).get(column)

@@ -79,6 +79,7 @@ def render_report(story: RunStory) -> str:
         facts=_facts(story),
         figures=_figures(story.summary),
         talk=_talk(story.summary),
+        assignment=_assignment(story.summary),
         stages=_stages(story.summary),
         losses=_charts(story),
         rates=_embedded(rate_chart(story.rows, _stage_names(story))) if story.rows else None,
@@ -164,6 +165,15 @@ def _talk(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [{"name": name, "value": value, "beside": blind.get(name)} for name, value in summary.get("conversation", {}).items()]
 
 
+def _assignment(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return a row per source and one of all questions: how often exactly the right heads were called."""
+    found = summary.get("assignment")
+    if not found:
+        return []
+    rows = [{"name": name, "value": value, "beside": None} for name, value in found["sources"].items()]
+    return [*rows, {"name": "all questions", "value": found["right"], "beside": found["blind"]}]
+
+
 def _stages(summary: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return what each stage left, if it was measured; a figure that a later stage pulled down by more than 0.03 is marked."""
     stages = summary.get("stages")
@@ -175,6 +185,7 @@ def _stages(summary: Mapping[str, Any]) -> dict[str, Any] | None:
         rows.append((label, [figures["heads"].get(head, {}).get(metric) for figures in stages.values()]))
     for name in summary.get("conversation", {}):
         rows.append((name, [figures["conversation"].get(name) for figures in stages.values()]))
+    rows.append(("right head called", [figures.get("assignment", {}).get("right") for figures in stages.values()]))
     lines = []
     for label, values in rows:
         best = max((v for v in values if v is not None), default=0.0)

@@ -53,6 +53,8 @@ from tpo_core.train import (
 )
 
 logger = logging.getLogger(__name__)
+STAGE_FIGURES = ("heads", "conversation", "assignment")
+"""What of the figures is kept after every stage."""
 
 
 @dataclass
@@ -208,7 +210,8 @@ class TrainJob:
 
         def write() -> None:
             path.parent.mkdir(exist_ok=True)
-            path.write_text(json.dumps({"heads": report.heads, "conversation": report.conversation}), "utf-8")
+            figures = report.to_json()
+            path.write_text(json.dumps({key: figures[key] for key in STAGE_FIGURES}), "utf-8")
 
         run_on_main(self._accelerator, write)
 
@@ -329,7 +332,7 @@ class TrainJob:
         """Ask all test records, all processes together; the main one gets the figures."""
         self._trained_model(state)
         if not (self.test and self._tests):
-            return {"heads": {}, "chance": {}, "conversation": {}, "blind": {}}
+            return {"heads": {}, "chance": {}, "conversation": {}, "blind": {}, "assignment": {}}
         return measure_model(
             self._trained_model(state),
             self._tests,
@@ -375,11 +378,11 @@ class TrainJob:
             self.listener.say(f"report.html could not be written ({type(error).__name__}: {error}); the run itself is complete")
 
     def _stage_figures(self, last: Mapping[str, Any]) -> dict[str, Any]:
-        """Return ``heads`` and ``conversation`` after each stage that was measured; after the last one they are the run's own."""
+        """Return `STAGE_FIGURES` after each stage that was measured; after the last one they are the run's own."""
         *earlier, final = self.recipe.stages
         paths = {stage.name: _stage_file(self.recipe.output, stage) for stage in earlier}
         found = {name: json.loads(path.read_text("utf-8")) for name, path in paths.items() if path.exists()}
-        return {**found, final.name: {key: last[key] for key in ("heads", "conversation")}}
+        return {**found, final.name: {key: last[key] for key in STAGE_FIGURES}}
 
 
 def _stage_file(output: str, stage: StageConfig) -> Path:
