@@ -148,7 +148,6 @@ TALK: dict[str, tuple[str, ...]] = {
 
 TALK_IN_LESSONS: dict[str, tuple[str, ...]] = {
     "count": ("can you count the objects?",),
-    "count_by": ("count the {group}.",),
     "colour": ("can you tell me the colour of the {e}?", "show me in words what colour the {e} is.", "the {e}, tell me the colour."),
     "shape": ("the {e}, what shape is it?", "the {e}, tell me the shape."),
     "size": (
@@ -181,8 +180,7 @@ TALK_IN_LESSONS: dict[str, tuple[str, ...]] = {
     ),
 }
 """Further ways that training records use, with the verbs of the heads' questions; the base model's course does not. What stands in `TALK`
-as well differs from a head's question in its verb alone ("describe the ring." and "count the rings." from "find the ring."): it is asked
-more often."""
+as well differs from a head's question in its verb alone ("describe the ring.", "find the ring."): it is asked more often."""
 
 TALK_HELD_OUT: dict[str, tuple[str, ...]] = {
     "count": ("tell me how many objects there are.",),

@@ -108,17 +108,13 @@ ORDER = ("region", "mask", "temporal")
 TESTS = {"test-assignment": "unseen"}
 """What the test sources are called, where it is not their file's name: phrasings that training never uses."""
 SHARES = {
-    "assign": {"image": 1.5, "clip": 1.25},
     "region": {"image": 0.9, "clip": 0.1},
     "mask": {"image": 0.55, "track": 0.35, "clip": 0.1},
     "temporal": {"clip": 1.0},
     "joint": {"track": 0.2, "image": 0.5, "clip": 0.3},
 }
-"""Sources of each stage; in the first one all others count 1. With a third of 8 samples pictures there, and half of the loss's weight, the
-region head left its plateau up to 40 steps later (four seeds); with half of 8 pictures and a quarter clips, one seed of four took two
-unseen ways of asking for a moment for yes or no. The mask head learns on pictures first of all, where the region head's tokens know their
-way."""
-LENGTHS = {"assign": (60, 10), "region": (230, 10), "mask": (125, 8), "temporal": (320, 8), "joint": (140, 10), "guest": (200, 8)}
+"""Sources of each stage. The mask head learns on pictures first of all, where the region head's tokens know their way."""
+LENGTHS = {"assign": (60, 8), "region": (230, 10), "mask": (125, 8), "temporal": (320, 8), "joint": (140, 10), "guest": (200, 8)}
 """Optimiser steps and batch size of each stage."""
 RATES = {
     "assign": (7e-3, 4e-3, 2e-3),
@@ -135,6 +131,7 @@ KEEP = 512.0
 MUON = {"mask": {"mask": 5e-3}, "temporal": {"temporal": 8e-3}, "joint": {"mask": 2e-3, "temporal": 1e-3}}
 """Rates of Muon on heads' matrices, by stage: the temporal head learns in half the steps that AdamW needs."""
 WEIGHTS = {
+    "assign": {"region": 0.5},
     "region": {"region": 0.5},
     "mask": {"region": 0.15, "mask": 0.5},
     "joint": {"region": 0.2, "temporal": 0.1, "mask": 0.2},
@@ -178,7 +175,7 @@ def _stages(wanted: Sequence[str], guests: Sequence[str], kinds: Sequence[str], 
             "betas": [0.9, 0.98],
         }
 
-    stages = [stage("assign", dict.fromkeys((*kinds, *guests), 1.0) | SHARES["assign"])]
+    stages = [stage("assign", dict.fromkeys((*kinds, *guests), 1.0))]
     stages += [stage(head, SHARES[head]) for head in wanted]
     stages += [stage(guest, {guest: 1.0}, length="guest") for guest in guests]
     return [*stages, stage("joint", SHARES["joint"] | dict.fromkeys(guests, 0.3))]
