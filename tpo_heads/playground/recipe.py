@@ -114,7 +114,7 @@ SHARES = {
     "joint": {"track": 0.2, "image": 0.5, "clip": 0.3},
 }
 """Sources of each stage. The mask head learns on pictures first of all, where the region head's tokens know their way."""
-LENGTHS = {"assign": (60, 8), "region": (230, 10), "mask": (125, 8), "temporal": (320, 8), "joint": (140, 10), "guest": (200, 8)}
+LENGTHS = {"assign": (60, 8), "region": (190, 10), "mask": (125, 8), "temporal": (400, 8), "joint": (125, 10), "guest": (200, 8)}
 """Optimiser steps and batch size of each stage."""
 RATES = {
     "assign": (7e-3, 4e-3, 2e-3),
