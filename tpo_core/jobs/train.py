@@ -330,11 +330,11 @@ class TrainJob:
 
     def _figures(self, output: Path, state: RunState | None) -> dict[str, Any]:
         """Ask all test records, all processes together; the main one gets the figures."""
-        self._trained_model(state)
+        model = self._trained_model(state)
         if not (self.test and self._tests):
             return {"heads": {}, "chance": {}, "conversation": {}, "blind": {}, "assignment": {}}
         return measure_model(
-            self._trained_model(state),
+            model,
             self._tests,
             trained_on=self._sources,
             output=output,
