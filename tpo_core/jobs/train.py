@@ -6,7 +6,6 @@ LoRA, wrap, prepare. Nothing is flipped on a wrapped model.
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Collection, Mapping, Sequence
@@ -21,6 +20,7 @@ from tpo_core.data.mixture import Draw, Mixture
 from tpo_core.data.quarantine import Quarantine
 from tpo_core.errors import CheckpointError, TrainError
 from tpo_core.jobs.assembly import TRAINED_GROUPS, assemble, capture_state, identity_of, layouts_of, load_heads, restore_state
+from tpo_core.jobs.figures import finished, keep_stage_figures, stage_figures, stage_file
 from tpo_core.jobs.keeping import kept_states
 from tpo_core.jobs.listen import JobListener
 from tpo_core.jobs.measure import Answerer, ask_tests, measure_model, open_tests
@@ -53,8 +53,6 @@ from tpo_core.train import (
 )
 
 logger = logging.getLogger(__name__)
-STAGE_FIGURES = ("heads", "conversation", "assignment")
-"""What of the figures is kept after every stage."""
 
 
 @dataclass
@@ -109,7 +107,7 @@ class TrainJob:
             # A mistake in the last stage is told before the first one takes its time.
             checked_rates(stage, first.model)
         self._folder = self._open_folder(output, first)
-        if self.resume and (done := _finished(output)) is not None:
+        if self.resume and (done := finished(output)) is not None:
             self.listener.say(f"{output} is finished; nothing to train")
             return done
         self._quarantine = Quarantine(policy=recipe.data.policy, cap=recipe.data.max_bad, path=output / "quarantine.jsonl")
@@ -198,7 +196,7 @@ class TrainJob:
     def _measure_stage(self, index: int, state: RunState | None) -> None:
         """Write the figures after a stage, unless they are there or the run's last ones will be the same. All processes answer."""
         stages = self.recipe.stages
-        path = _stage_file(self.recipe.output, stages[index])
+        path = stage_file(self.recipe.output, stages[index].name)
         wanted = self.recipe.trainer.eval_after_stage and self.test and self._tests and index < len(stages) - 1
         if not wanted or path.exists():
             return
@@ -207,13 +205,7 @@ class TrainJob:
         predictor, processes = self.answerer(self._trained_model(state)), Processes(self._accelerator)
         report = ask_tests(predictor, sources, listener=self.listener, processes=processes)
         self.listener.evaluation_ends({})
-
-        def write() -> None:
-            path.parent.mkdir(exist_ok=True)
-            figures = report.to_json()
-            path.write_text(json.dumps({key: figures[key] for key in STAGE_FIGURES}), "utf-8")
-
-        run_on_main(self._accelerator, write)
+        run_on_main(self._accelerator, lambda: keep_stage_figures(path, report.to_json()))
 
     def _trained_model(self, state: RunState | None) -> Assembly:
         """Return the model as the last stage left it, whole in every process.
@@ -348,7 +340,7 @@ class TrainJob:
         if not self._accelerator.is_main_process or self._folder is None or self._last is None:
             return {}
         if self.test and self._tests and self.recipe.trainer.eval_after_stage:
-            figures["stages"] = self._stage_figures(figures)
+            figures["stages"] = stage_figures(output, [stage.name for stage in self.recipe.stages], figures)
         summary = {
             **figures,
             "seconds": round(time.perf_counter() - began, 1),
@@ -376,25 +368,6 @@ class TrainJob:
         except Exception as error:
             logger.exception("the report could not be written")
             self.listener.say(f"report.html could not be written ({type(error).__name__}: {error}); the run itself is complete")
-
-    def _stage_figures(self, last: Mapping[str, Any]) -> dict[str, Any]:
-        """Return `STAGE_FIGURES` after each stage that was measured; after the last one they are the run's own."""
-        *earlier, final = self.recipe.stages
-        paths = {stage.name: _stage_file(self.recipe.output, stage) for stage in earlier}
-        found = {name: json.loads(path.read_text("utf-8")) for name, path in paths.items() if path.exists()}
-        return {**found, final.name: {key: last[key] for key in STAGE_FIGURES}}
-
-
-def _stage_file(output: str, stage: StageConfig) -> Path:
-    return Path(output) / "stages" / f"{stage.name}.json"
-
-
-def _finished(output: Path) -> dict[str, Any] | None:
-    path = output / "summary.json"
-    if not path.is_file():
-        return None
-    summary: dict[str, Any] = json.loads(path.read_text("utf-8"))
-    return summary
 
 
 def _by_fours(samples: Sequence[Prepared]) -> list[list[Prepared]]:
